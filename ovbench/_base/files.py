@@ -1,0 +1,193 @@
+"""Files that appear whole or not at all, JSON and JSONL, and one lock per folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ovbench._base.errors import ConfigError, DataError, RecordError
+
+
+def _write_error(error: OSError, path: Path) -> ConfigError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ConfigError(
+            f"no space left on the device while writing '{path.name}'",
+            where=str(path.parent),
+            fix="free some space (see: ovbench cache gc) or choose another folder with --out; finished steps are kept",
+        )
+    return ConfigError(
+        f"cannot write '{path.name}': {error.strerror or error}",
+        where=str(path.parent),
+        fix="choose a folder that you may write to, e.g. with --out",
+    )
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an operating-system error raised while writing `path` into an error for the user."""
+    try:
+        yield
+    except OSError as error:
+        raise _write_error(error, path) from error
+
+
+def make_dir(path: Path) -> Path:
+    """Creates a folder and its parents and returns it.
+
+    Raises:
+        ConfigError: The folder cannot be made or written to.
+    """
+    with writing(path / "."):
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "permission denied")
+    return path
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file so that a reader sees the old content or the new, never a part."""
+    make_dir(path.parent)
+    with writing(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text atomically."""
+    atomic_write_bytes(path, text.encode())
+
+
+def to_json(value: Any) -> str:
+    """Returns JSON as ovbench stores it: sorted keys, two spaces, a final newline, no NaN."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `to_json(value)` atomically."""
+    atomic_write_text(path, to_json(value))
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        DataError: The file is absent, unreadable or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"no such file '{path.name}'", where=str(path.parent)) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"'{path.name}' cannot be read as JSON: {error}", where=str(path)) from error
+
+
+def append_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """Appends rows, one JSON object a line, and flushes them to disk before returning."""
+    make_dir(path.parent)
+    text = "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
+    with writing(path), path.open("a", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def read_jsonl(path: Path, *, drop_torn_tail: bool = False) -> list[Any]:
+    """Reads a JSONL file.
+
+    Args:
+        path: The file.
+        drop_torn_tail: Leave out a last line that was cut off by a crash, instead of raising.
+
+    Raises:
+        DataError: A line is not JSON; the message names it.
+    """
+    rows: list[Any] = []
+    try:
+        lines = path.read_text(encoding="utf-8", errors="strict").split("\n")
+    except FileNotFoundError:
+        raise DataError(f"no such file '{path.name}'", where=str(path.parent)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"'{path.name}' cannot be read: {error}", where=str(path)) from error
+    complete, tail = lines[:-1], lines[-1]
+    for number, line in enumerate([*complete, tail], start=1):
+        if not line.strip():
+            continue
+        is_tail = number == len(lines)
+        try:
+            if is_tail and drop_torn_tail:
+                continue  # Contract: a writer ends every row with a newline, so a line without one is torn.
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise DataError(f"line {number} is not JSON: {error}", where=str(path)) from error
+    return rows
+
+
+@contextlib.contextmanager
+def atomic_dir(target: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `target` that takes its place when the block ends without an error."""
+    make_dir(target.parent)
+    with writing(target):
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
+    try:
+        yield temporary
+        with writing(target):
+            if target.exists():
+                shutil.rmtree(target)
+            os.chmod(temporary, 0o755)
+            os.replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path, *, wait: bool = False, purpose: str = "run") -> Iterator[None]:
+    """Holds the one lock of a folder; the operating system frees it when the process dies.
+
+    Args:
+        folder: The folder; created when absent.
+        wait: Wait for the holder instead of raising.
+        purpose: What the folder is used for, for the message.
+
+    Raises:
+        RecordError: Another process holds the lock and `wait` is off.
+    """
+    make_dir(folder)
+    path = folder / ".lock"
+    with writing(path):
+        stream = path.open("a+")
+    try:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            holder = stream.read().strip()
+            raise RecordError(
+                f"another {purpose} is using this folder" + (f" (process {holder})" if holder else ""),
+                where=str(folder),
+                fix="wait for it to end, or choose another folder with --out",
+            ) from None
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield
+    finally:
+        stream.close()

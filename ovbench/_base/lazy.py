@@ -1,0 +1,33 @@
+"""Import a heavy or optional package at the moment it is needed."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from ovbench._base.errors import DependencyError
+
+
+def require(module: str, *, extra: str = "", purpose: str = "") -> ModuleType:
+    """Returns the imported module, or raises an error that names the line to run.
+
+    Args:
+        module: Import path, e.g. `matplotlib.pyplot`.
+        extra: The extra of ovbench that installs it; empty for core dependencies.
+        purpose: What needs it, for the message.
+
+    Raises:
+        DependencyError: The package is not installed. An import error inside an installed package is passed on.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        root = module.partition(".")[0]
+        if (error.name or "").partition(".")[0] != root:
+            raise
+        target = f"ovbench[{extra}]" if extra else "ovbench"
+        raise DependencyError(
+            f"the package '{root}' is not installed",
+            where=purpose,
+            fix=f"run: python -m pip install '{target}'",
+        ) from error

@@ -1,0 +1,60 @@
+"""Where things are; the only reader of environment variables."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ovbench._base.errors import DataError
+from ovbench._base.fingerprint import file_sha256
+
+ASSETS = Path(__file__).resolve().parent.parent / "_assets"
+
+
+def cache_dir() -> Path:
+    """Returns the cache folder: `$OVBENCH_CACHE`, or `ovbench` below the user's cache folder."""
+    if value := os.environ.get("OVBENCH_CACHE"):
+        return Path(value).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "ovbench"
+
+
+def runs_dir() -> Path:
+    """Returns the default folder of run records: `$OVBENCH_RUNS`, or `runs` in the working folder."""
+    return Path(os.environ.get("OVBENCH_RUNS") or "runs").expanduser()
+
+
+def assets_manifest() -> dict[str, dict[str, object]]:
+    """Returns the manifest of the embedded files: name → sha256, size, and how each was made."""
+    import json
+
+    return json.loads((ASSETS / "MANIFEST.json").read_text(encoding="utf-8"))["files"]
+
+
+_verified: set[str] = set()
+
+
+def asset(name: str) -> Path:
+    """Returns the path of an embedded file after checking its digest against the manifest.
+
+    Args:
+        name: Path inside the assets folder, e.g. `encoders/clip-mini.safetensors`.
+
+    Raises:
+        DataError: The file is absent or its digest differs; the message names both digests.
+    """
+    path = ASSETS / name
+    entry = assets_manifest().get(name)
+    fix = "the installed package is damaged: run python -m pip install --force-reinstall ovbench (or git checkout the file)"
+    if entry is None or not path.is_file():
+        raise DataError(f"embedded file '{name}' is missing", where=str(path), fix=fix)
+    if name not in _verified:
+        found = file_sha256(path)
+        if found != entry["sha256"]:
+            raise DataError(
+                f"embedded file '{name}' is damaged: sha256 {found[:12]}…, expected {str(entry['sha256'])[:12]}…",
+                where=str(path),
+                fix=fix,
+            )
+        _verified.add(name)
+    return path

@@ -1,0 +1,1 @@
+"""The only place where encoders, tasks and results meet."""

@@ -1,0 +1,103 @@
+"""Training state on disk: one safetensors file that appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+
+from ovbench._base.errors import DataError
+from ovbench._base.files import atomic_write_bytes
+from ovbench._base.fingerprint import fingerprint
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingState:
+    """Everything that training needs to go on: tensors by name, and the number of finished steps."""
+
+    tensors: dict[str, torch.Tensor]
+    step: int
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a safetensors file atomically."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    atomic_write_bytes(path, save(plain, metadata=dict(metadata or {})))
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Reads a safetensors file.
+
+    Raises:
+        DataError: The file is missing, truncated or not safetensors.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise DataError(f"no such file '{path.name}'", where=str(path.parent)) from None
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"'{path.name}' is damaged: {error}", where=str(path)) from error
+
+
+def collect(
+    modules: Mapping[str, torch.nn.Module], optimizer: torch.optim.Optimizer, trained: Mapping[str, torch.nn.Parameter]
+) -> dict[str, torch.Tensor]:
+    """Returns module and optimiser tensors under flat names: `model/<module>/<key>` and `optim/<slot>/<parameter>`."""
+    tensors: dict[str, torch.Tensor] = {}
+    for prefix, module in modules.items():
+        for key, value in module.state_dict().items():
+            # A copy, because safetensors refuses tied tensors (an LM head that is the embedding).
+            tensors[f"model/{prefix}/{key}"] = value.detach().clone()
+    for name, parameter in trained.items():
+        for slot, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optim/{slot}/{name}"] = torch.as_tensor(value).detach().clone()
+    return tensors
+
+
+def restore(
+    tensors: Mapping[str, torch.Tensor],
+    modules: Mapping[str, torch.nn.Module],
+    optimizer: torch.optim.Optimizer,
+    trained: Mapping[str, torch.nn.Parameter],
+) -> None:
+    """Puts tensors made by `collect` back, strictly."""
+    for prefix, module in modules.items():
+        head = f"model/{prefix}/"
+        module.load_state_dict({key[len(head) :]: value for key, value in tensors.items() if key.startswith(head)})
+    for name, parameter in trained.items():
+        state = {
+            key.split("/", 2)[1]: value.clone()
+            for key, value in tensors.items()
+            if key.startswith("optim/") and key.split("/", 2)[2] == name
+        }
+        if state:
+            optimizer.state[parameter] = {
+                slot: value.to(parameter.device) if value.ndim else value for slot, value in state.items()
+            }
+
+
+def save_state(path: Path, state: TrainingState, *, recipe: object) -> None:
+    """Writes a training state together with the fingerprint of the recipe that made it."""
+    metadata = {"ovbench": json.dumps({"step": state.step, "recipe": fingerprint(recipe)})}
+    save_tensors(path, state.tensors, metadata)
+
+
+def load_state(path: Path, *, recipe: object) -> TrainingState | None:
+    """Reads a training state; None when there is none, or when it belongs to another recipe.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    if not path.is_file():
+        return None
+    tensors = load_tensors(path)
+    with safe_open(path, framework="pt") as stream:
+        header = json.loads((stream.metadata() or {}).get("ovbench", "{}"))
+    if header.get("recipe") != fingerprint(recipe):
+        return None
+    return TrainingState(tensors=tensors, step=int(header["step"]))

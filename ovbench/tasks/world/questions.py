@@ -1,0 +1,271 @@
+"""Questions about scenes with balanced answers, so that nothing can be won without looking.
+
+Two families: four-choice questions of SEED-Bench's image dimensions as far as scenes carry them, and yes/no questions
+as POPE asks them (random, popular, adversarial negatives). Test sets are drawn by quota, so every answer of a kind is
+equally frequent; training turns are thinned to the same effect.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+
+from ovbench._base.seeding import derive
+from ovbench.tasks.world.captions import BODY_PARTS, NUMBERS, RELATIONS
+from ovbench.tasks.world.scene import (
+    CELLS,
+    COLOURS,
+    GARMENTS,
+    MAX_ITEMS,
+    THEMES,
+    Item,
+    Scene,
+    make_scene,
+    set_probability,
+    theme_posterior,
+)
+
+KINDS = ("identity", "attribute", "location", "counting", "relation", "scene", "reasoning")
+POPE_SPLITS = ("random", "popular", "adversarial")
+MIN_POSTERIOR = 0.85  # a scene question is asked only where the garments say the theme this clearly
+_OPTIONS = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """One question about one scene."""
+
+    kind: str
+    text: str
+    answer: str
+    pool: tuple[str, ...]  # all answers that this kind can have; distractors are drawn from it
+
+
+@cache
+def marginals() -> dict[str, float]:
+    """Returns P(garment is in a scene), exact under the generator."""
+    found = dict.fromkeys(GARMENTS, 0.0)
+    for count in range(1, MAX_ITEMS + 1):
+        for chosen in combinations(GARMENTS, count):
+            weight = sum(set_probability(theme, frozenset(chosen)) for theme in THEMES)
+            for name in chosen:
+                found[name] += weight / (len(THEMES) * MAX_ITEMS)
+    return found
+
+
+def _identity(scene: Scene, rng: random.Random) -> Question:
+    share = marginals()
+    item = rng.choices(scene.items, weights=[1.0 / share[item.garment] for item in scene.items])[0]
+    return Question(
+        kind="identity", text=f"What is in the {CELLS[item.cell]}?", answer=item.garment, pool=GARMENTS
+    )
+
+
+def _attribute(scene: Scene, rng: random.Random) -> Question:
+    item = rng.choice(scene.items)
+    return Question(
+        kind="attribute", text=f"What colour is the {item.garment}?", answer=item.colour, pool=COLOURS
+    )
+
+
+def _location(scene: Scene, rng: random.Random) -> Question:
+    item = rng.choice(scene.items)
+    return Question(kind="location", text=f"Where is the {item.garment}?", answer=CELLS[item.cell], pool=CELLS)
+
+
+def _counting(scene: Scene, rng: random.Random) -> Question:
+    del rng
+    answer = NUMBERS[len(scene.items) - 1]
+    return Question(kind="counting", text="How many items are there?", answer=answer, pool=NUMBERS)
+
+
+def relation_between(first: Item, second: Item) -> str | None:
+    """Returns where `first` is seen from `second`, or None when they share neither row nor column."""
+    (row_a, column_a), (row_b, column_b) = divmod(first.cell, 2), divmod(second.cell, 2)
+    if row_a == row_b:
+        return "left" if column_a < column_b else "right"
+    if column_a == column_b:
+        return "above" if row_a < row_b else "below"
+    return None
+
+
+def _relation(scene: Scene, rng: random.Random) -> Question | None:
+    pairs = [
+        (a, b) for pair in combinations(scene.items, 2) for a, b in (pair, pair[::-1]) if relation_between(a, b)
+    ]
+    if not pairs:
+        return None
+    first, second = rng.choice(pairs)
+    answer = relation_between(first, second)
+    assert answer is not None
+    text = f"Where is the {first.garment} relative to the {second.garment}?"
+    return Question(kind="relation", text=text, answer=answer, pool=RELATIONS)
+
+
+def _scene(scene: Scene, rng: random.Random) -> Question | None:
+    del rng
+    if theme_posterior(scene.garments)[scene.theme] < MIN_POSTERIOR:
+        return None
+    return Question(kind="scene", text="Which scene is this?", answer=scene.theme, pool=THEMES)
+
+
+def _reasoning(scene: Scene, rng: random.Random) -> Question | None:
+    parts = list(BODY_PARTS)
+    rng.shuffle(parts)
+    for part in parts:
+        items = [item for item in scene.items if item.garment in BODY_PARTS[part]]
+        if len(items) == 1:
+            text = f"Where is the item for the {part}?"
+            return Question(kind="reasoning", text=text, answer=CELLS[items[0].cell], pool=CELLS)
+    return None
+
+
+_ASK: dict[str, Callable[[Scene, random.Random], Question | None]] = {
+    "identity": _identity,
+    "attribute": _attribute,
+    "location": _location,
+    "counting": _counting,
+    "relation": _relation,
+    "scene": _scene,
+    "reasoning": _reasoning,
+}
+
+
+def pope_question(garment: str, present: bool) -> Question:
+    """Returns POPE's question for one garment."""
+    return Question(
+        kind="pope",
+        text=f"Is there a {garment} in the image?",
+        answer="yes" if present else "no",
+        pool=("yes", "no"),
+    )
+
+
+def training_turns(scene: Scene, seed: int, count: int) -> tuple[Question, ...]:
+    """Returns up to `count` different questions about a training scene.
+
+    Half of the draws are yes/no, half of those yes. Garments are drawn with weights inverse to how often they are
+    present (or absent), so that over many scenes `P(yes | garment)` is close to one half and the identity answers are
+    close to uniform: a reader of the questions alone learns next to nothing. (The test sets are balanced exactly.)
+    """
+    rng = random.Random(derive(seed, "world/turns", scene.split, scene.index))
+    share = marginals()
+    turns: dict[str, Question] = {}
+    num_no_more_than_yes = 0
+    for _ in range(6 * count):
+        if len(turns) == count:
+            break
+        question: Question | None
+        if rng.random() < 0.5:
+            present = num_no_more_than_yes > 0 or (num_no_more_than_yes == 0 and rng.random() < 0.5)
+            names = [name for name in GARMENTS if (name in scene.garments) is present]
+            weights = [1.0 / (share[name] if present else 1.0 - share[name]) for name in names]
+            question = pope_question(rng.choices(names, weights=weights)[0], present)
+        else:
+            question = _ASK[rng.choice(KINDS)](scene, rng)
+        if question is not None and question.text not in turns:
+            turns[question.text] = question
+            num_no_more_than_yes += {"yes": -1, "no": 1}.get(question.answer, 0)
+    return tuple(turns.values())
+
+
+def shuffled_options(question: Question, rng: random.Random) -> tuple[str, ...]:
+    """Returns four options: the answer and three uniform distractors of its pool, in random order."""
+    others = [value for value in question.pool if value != question.answer]
+    options = [question.answer, *rng.sample(others, _OPTIONS - 1)]
+    rng.shuffle(options)
+    return tuple(options)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AskedQuestion:
+    """A question of a test set, with the scene it is about."""
+
+    scene: Scene
+    question: Question
+    options: tuple[str, ...]
+    group: str  # the kind, or the POPE split
+
+
+def seed_questions(seed: int, split: str, *, num_scenes: int, per_kind: int) -> tuple[AskedQuestion, ...]:
+    """Returns the four-choice test: `per_kind` questions of each kind, all answers of a kind equally frequent.
+
+    Args:
+        seed: The task's own seed (not the run's).
+        split: `train` or `test`.
+        num_scenes: Scenes to ask about; each is used at most once per kind where there are enough of them.
+        per_kind: Questions per kind.
+    """
+    scenes = [make_scene(seed, split, index) for index in range(num_scenes)]
+    asked: list[AskedQuestion] = []
+    for kind in KINDS:
+        rng = random.Random(derive(seed, "world/seed-questions", split, kind))
+        found: dict[str, list[tuple[Scene, Question]]] = {}
+        pool: tuple[str, ...] = ()
+        order = list(scenes)
+        rng.shuffle(order)
+        for scene in order:
+            question = _ASK[kind](scene, rng)
+            if question is not None:
+                found.setdefault(question.answer, []).append((scene, question))
+                pool = question.pool
+        answers = [pool[number % len(pool)] for number in range(per_kind)]
+        used: Counter[str] = Counter()
+        for answer in answers:
+            candidates = found[answer]
+            scene, question = candidates[used[answer] % len(candidates)]
+            used[answer] += 1
+            asked.append(
+                AskedQuestion(scene=scene, question=question, options=shuffled_options(question, rng), group=kind)
+            )
+    return tuple(asked)
+
+
+def _negative(
+    scene: Scene, strategy: str, rng: random.Random, frequency: Counter[str], together: Counter[tuple[str, str]]
+) -> str:
+    absent = [name for name in GARMENTS if name not in scene.garments]
+    if strategy == "popular":
+        absent = sorted(absent, key=lambda name: (-frequency[name], name))[:3]
+    elif strategy == "adversarial":
+        absent = sorted(absent, key=lambda name: (-max(together[name, item] for item in scene.garments), name))[:2]
+    return rng.choice(absent)
+
+
+def pope_questions(seed: int, split: str, *, num_scenes: int, per_split: int) -> tuple[AskedQuestion, ...]:
+    """Returns the yes/no test: for each of the three strategies `per_split` questions, half of them yes.
+
+    A negative asks for a garment that is absent (uniform; one of the three most frequent absent ones; one of the two
+    absent ones seen most often together with a present one). Its matching positive asks for the same garment about
+    **another** scene that contains it, so `P(yes | garment)` is exactly one half in every split.
+    """
+    scenes = [make_scene(seed, split, index) for index in range(num_scenes)]
+    frequency: Counter[str] = Counter(name for scene in scenes for name in scene.garments)
+    together: Counter[tuple[str, str]] = Counter(
+        (a, b) for scene in scenes for a in scene.garments for b in scene.garments if a != b
+    )
+    with_garment: dict[str, list[Scene]] = {
+        name: [scene for scene in scenes if name in scene.garments] for name in GARMENTS
+    }
+    asked: list[AskedQuestion] = []
+    for strategy in POPE_SPLITS:
+        rng = random.Random(derive(seed, "world/pope-questions", split, strategy))
+        seen: set[tuple[str, str]] = set()
+        order: Sequence[Scene] = rng.sample(scenes, len(scenes))
+        position = 0
+        while len(seen) < per_split:
+            scene = order[position % len(order)]
+            position += 1
+            garment = _negative(scene, strategy, rng, frequency, together)
+            other = rng.choice(with_garment[garment])
+            if (scene.image_id, garment) in seen or (other.image_id, garment) in seen:
+                continue
+            for about, present in ((scene, False), (other, True)):
+                seen.add((about.image_id, garment))
+                question = pope_question(garment, present)
+                asked.append(AskedQuestion(scene=about, question=question, options=("yes", "no"), group=strategy))
+    return tuple(asked)
