@@ -58,3 +58,11 @@ def asset(name: str) -> Path:
             )
         _verified.add(name)
     return path
+
+
+def asset_folder(name: str) -> Path:
+    """Returns an embedded folder after checking every file of it; raises as `asset` does."""
+    files = [entry for entry in assets_manifest() if entry.startswith(f"{name}/")]
+    for entry in files or [f"{name}/"]:
+        asset(entry)
+    return ASSETS / name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def pretrain(
     vae = load_frontend(recipe.trunk.frontend, vae_weights)
     objective = Objective(model, vae)
     log: list[dict[str, Any]] = []
-    for phase in recipe.phases:
+    for number, phase in enumerate(recipe.phases):
         lpips = phase.lambda_lpips if phase.lambda_lpips is not None else recipe.objective.lambda_lpips
 
         def losses(step: int, phase: PhaseConfig = phase, lpips: float = lpips) -> dict[str, Tensor]:
@@ -116,7 +116,12 @@ def pretrain(
             ),
             folder=folder,
             name=phase.name,
-            recipe={"recipe": recipe, "seed": seed, "sprites": train_sprites.digest},
+            # A stage depends on those before it, so another schedule for a later one keeps the earlier checkpoints.
+            recipe={
+                "recipe": replace(recipe, phases=recipe.phases[: number + 1]),
+                "seed": seed,
+                "sprites": train_sprites.digest,
+            },
             progress=phase_progress(phase.name),
         )
         log += [{"stage": phase.name, **row} for row in rows]
