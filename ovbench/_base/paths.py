@@ -45,7 +45,7 @@ def asset(name: str) -> Path:
     """
     path = ASSETS / name
     entry = assets_manifest().get(name)
-    fix = "the installed package is damaged: run python -m pip install --force-reinstall ovbench (or git checkout the file)"
+    fix = "reinstall the package: python -m pip install --force-reinstall ovbench (in a clone: git checkout the file)"
     if entry is None or not path.is_file():
         raise DataError(f"embedded file '{name}' is missing", where=str(path), fix=fix)
     if name not in _verified:
