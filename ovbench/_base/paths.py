@@ -25,7 +25,9 @@ def runs_dir() -> Path:
     return Path(os.environ.get("OVBENCH_RUNS") or "runs").expanduser()
 
 
-_REINSTALL = "reinstall the package: python -m pip install --force-reinstall ovbench (in a clone: git checkout the file)"
+_REINSTALL = (
+    "reinstall the package: python -m pip install --force-reinstall ovbench (in a clone: git checkout the file)"
+)
 
 
 def assets_manifest() -> dict[str, dict[str, object]]:

@@ -1,8 +1,8 @@
 """Lets torchvision be imported beside a torch build that its compiled operators were not made for.
 
-A torchvision wheel built for CUDA beside a CPU torch (or the reverse) cannot load its `_C` library. Its Python code then
-fails at import, because it registers shape functions for two operators that do not exist. Nothing of ovbench calls
-those operators, so declaring them is enough. A call of one still fails, as it must: there is no code behind it.
+A torchvision wheel built for CUDA beside a CPU torch (or the reverse) cannot load its `_C` library. Its Python code
+then fails at import, because it registers shape functions for two operators that do not exist. Nothing of ovbench
+calls those operators, so declaring them is enough. A call of one still fails, as it must: there is no code behind it.
 """
 
 from __future__ import annotations
