@@ -1,0 +1,1 @@
+"""Frozen vision encoders, one file per family; an encoder knows nothing of tasks."""

@@ -1,0 +1,157 @@
+"""The encoder contract: what an adapter declares, and the two views of one frozen model. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+from ovbench._base.errors import ConfigError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+Resample = Literal["bilinear", "bicubic"]
+Aspect = Literal["squash", "crop", "pad"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreprocessSpec:
+    """How a picture becomes the encoder's input; everything here is part of a cache key."""
+
+    size: tuple[int, int]  # (height, width) in pixels
+    resample: Resample = "bicubic"
+    aspect: Aspect = "squash"  # squash: exact size; crop: short side + centre crop; pad: to a square, then resize
+    pad_colour: tuple[int, int, int] = (127, 127, 127)  # RGB 0…255, used by `pad`
+    backend: Literal["pil"] = "pil"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tap:
+    """Where features are taken from.
+
+    `layer` counts the residual stream: 0 is the input of the first block, L the output of the last; negative numbers
+    count from the end, so that -2 is LLaVA's `select_layer`. `final` is what the model publishes as its tokens.
+    """
+
+    layer: int | Literal["final"] = "final"
+    norm: Literal["native", "none", "layernorm"] = "native"  # layernorm: without affine, on the residual stream
+    eps: float | None = None  # of `layernorm`; None: the model's own
+    prefix: bool = False  # keep class and register tokens in front
+
+    def __post_init__(self) -> None:
+        if self.norm not in ("native", "none", "layernorm"):
+            raise ConfigError(
+                f"unknown tap norm '{self.norm}'", where="tap", fix="use one of: native, none, layernorm"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderInfo:
+    """What is known of an encoder without running it."""
+
+    name: str  # `family/variant`
+    adapter_version: int
+    input: PreprocessSpec
+    grid: tuple[int, int]  # tokens (rows, columns)
+    dim: int  # width of a token
+    depth: int  # blocks
+    num_prefix: int  # class and register tokens that the model puts in front
+    patch_px: int  # pixels that one token covers along a side
+    num_params: int  # of the transformer
+    num_params_frontend: int  # of a VAE in front of it; 0 without one
+    weights_digest: str  # sha256 over names, types, shapes and bytes
+    identity: str  # sha256 of everything that can change a feature, but for the tap
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Features:
+    """Output of one forward pass."""
+
+    tokens: Tensor  # [B, N, C], raster order
+    prefix: Tensor | None  # [B, P, C]
+    pooled: Tensor | None  # [B, E]
+    grid: tuple[int, int]
+    tap: Tap
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """One frozen vision model, seen by a language model (`llm_tokens`) or by a generator (`latents`).
+
+    Contract: no parameter takes gradients, `train()` changes nothing, outputs do not depend on the batch (to 1e-4 in
+    float32), and all value normalisation happens inside.
+    """
+
+    @property
+    def info(self) -> EncoderInfo: ...
+
+    def prepare(self, image: Image) -> Tensor:
+        """Returns float32 [3, H, W] in [0, 1]; a pure function of the picture, safe in worker processes."""
+        ...
+
+    def features(self, images_01: Tensor, tap: Tap | None = None) -> Features:
+        """Runs the network on float32 [B, 3, H, W] in [0, 1] of exactly `info.input.size`.
+
+        Raises:
+            ConfigError: Another size, or values outside [-0.01, 1.01], which hint at a double normalisation.
+        """
+        ...
+
+    def llm_tokens(self, images_01: Tensor, tap: Tap | None = None) -> Tensor:
+        """Returns what LLaVA's projector reads: [B, N, C]."""
+        ...
+
+    def latents(self, images_01: Tensor, tap: Tap | None = None) -> Tensor:
+        """Returns what RAE's decoder and DiT see, not normalised by data statistics: float32 [B, C, h, w]."""
+        ...
+
+    def fingerprint(self, tap: Tap | None = None) -> str:
+        """Returns sha256 of the identity and the tap."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """One set of weights of a family, and all that a table must say about it."""
+
+    name: str  # after the slash: `mini`, `base-256`
+    title: str  # for people
+    protocol: str  # the protocol whose default it is
+    weights: str  # embedded file, or `untrained`
+    frontend: str = ""  # embedded file of the VAE in front; empty without one
+    licence: str
+    training_data: str
+    objective: str
+    resolution_px: int
+    num_tokens: int
+    dim: int
+    citation: str
+    for_understanding: bool = True  # a VAE alone is not offered to a language model
+    control: bool = False  # stands in every table to be beaten
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """An encoder family: one file in this folder."""
+
+    key: str
+    title: str
+    aliases: tuple[str, ...] = ()
+    variants: tuple[Variant, ...]
+    load: Callable[[LoadRequest], Encoder]
+    options: Mapping[str, str] = field(default_factory=dict)  # option → what it does
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadRequest:
+    """A resolved request for an encoder."""
+
+    family: str
+    variant: Variant
+    source: str | None = None  # a local file in place of the variant's own weights
+    options: Mapping[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    seed: int = 0  # used by the untrained control alone

@@ -1,0 +1,103 @@
+"""What stands in front of a trunk: nothing, the miniature VAE, or a diffusers VAE such as FLUX's; always frozen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ovbench._base.errors import ConfigError, DataError
+from ovbench._base.lazy import require
+from ovbench.encoders.modeling.tiny_vae import TinyVAE, TinyVAEConfig
+from ovbench.encoders.modeling.vit import load_strict
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Reads tensors and the `config` of the header.
+
+    Raises:
+        DataError: The file is missing or damaged, or its header holds no configuration.
+    """
+    try:
+        with safe_open(path, framework="pt") as stream:
+            metadata = stream.metadata() or {}
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise DataError(f"no such weights file '{path.name}'", where=str(path.parent)) from None
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"'{path.name}' is damaged: {error}", where=str(path)) from error
+    if "config" not in metadata:
+        raise DataError(
+            f"'{path.name}' does not hold its architecture (no 'config' in the header)",
+            where=str(path),
+            fix="use a file written by: ovbench pretrain",
+        )
+    return tensors, json.loads(metadata["config"])
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """Returns the module in eval mode with no parameter that takes gradients."""
+    return module.eval().requires_grad_(False)
+
+
+def load_tiny_vae(path: Path) -> TinyVAE:
+    """Returns the frozen miniature VAE of a weights file."""
+    tensors, config = read_safetensors(path)
+    vae = TinyVAE(TinyVAEConfig(**config))  # pyright: ignore[reportArgumentType]
+    load_strict(vae, tensors, where=str(path))
+    freeze(vae)
+    return vae
+
+
+class DiffusersVAE(nn.Module):
+    """A diffusers `AutoencoderKL` behind the two calls that ovbench needs.
+
+    Contract: latents are the posterior mean times `scaling_factor`, in float32, and the shift is left out, as
+    OpenVision 3's script does it (src/convert_upload/openvision3_test.py) and unlike FLUX's own pipeline.
+    """
+
+    def __init__(self, vae: nn.Module) -> None:
+        super().__init__()
+        self.vae = vae
+        self.scaling_factor = float(vae.config.scaling_factor)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def encode(self, images_pm1: Tensor) -> Tensor:
+        """[B, 3, H, W] in [-1, 1] → latents [B, Z, H/8, W/8]."""
+        with torch.autocast(images_pm1.device.type, enabled=False):
+            return self.vae.encode(images_pm1.float()).latent_dist.mode() * self.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [B, Z, h, w] → images [B, 3, 8h, 8w], about [-1, 1]."""
+        with torch.autocast(latents.device.type, enabled=False):
+            return self.vae.decode(latents.float() / self.scaling_factor).sample
+
+
+def load_frontend(kind: Literal["pixels", "tiny-vae", "flux-vae"], source: Path | None) -> nn.Module | None:
+    """Returns the frozen front end of a trunk; None for a trunk that reads pixels.
+
+    Args:
+        kind: What the trunk reads.
+        source: The miniature VAE's file, or a diffusers VAE folder (`config.json`, `diffusion_pytorch_model.safetensors`).
+
+    Raises:
+        ConfigError: A VAE is needed and none was named.
+        DataError: The weights cannot be read.
+        DependencyError: diffusers is needed and not installed.
+    """
+    if kind == "pixels":
+        return None
+    if source is None:
+        raise ConfigError("this recipe reads VAE latents, and no VAE was named", where="--vae")
+    if kind == "tiny-vae":
+        return load_tiny_vae(source)
+    diffusers = require("diffusers", extra="offline", purpose="the FLUX VAE")
+    try:
+        vae = diffusers.AutoencoderKL.from_pretrained(str(source), local_files_only=True, torch_dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot load the VAE: {error}", where=str(source), fix="name a diffusers VAE folder") from error
+    return freeze(DiffusersVAE(vae))

@@ -1,0 +1,242 @@
+"""The adapter of every encoder whose network is OpenVision's ViT: on pixels, or behind a VAE."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ovbench._base.errors import ConfigError, DependencyError
+from ovbench._base.fingerprint import fingerprint
+from ovbench._base.paths import asset
+from ovbench._base.seeding import derive
+from ovbench.encoders.base import EncoderInfo, Features, LoadRequest, PreprocessSpec, Tap
+from ovbench.encoders.modeling.frontend import freeze, load_tiny_vae, read_safetensors
+from ovbench.encoders.modeling.vit import OpenVisionViT, ViTConfig, load_strict
+from ovbench.encoders.preprocess import resize, to_01
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ADAPTER_VERSION = 1
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def weights_digest(*modules: nn.Module | None) -> str:
+    """Returns sha256 over sorted (name, type, shape, bytes), so two files of equal tensors agree."""
+    digest = sha256()
+    for module in modules:
+        state = {} if module is None else module.state_dict()
+        for name in sorted(state):
+            tensor = state[name].detach().cpu().contiguous()
+            digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+            digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else str(tensor.item()).encode())
+    return digest.hexdigest()
+
+
+def check_device(device: str) -> torch.device:
+    """Returns the device, or says that it is not there; nothing is replaced silently."""
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device '{device}'", where="--device", fix="use cpu, cuda or cuda:N") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise DependencyError(
+            "a CUDA device was asked for and torch sees none", where="--device", fix="use --device cpu; see: ovbench doctor"
+        )
+    return chosen
+
+
+class TrunkEncoder(nn.Module):
+    """A frozen OpenVision ViT with an optional frozen VAE in front.
+
+    Args:
+        name: `family/variant`.
+        vit: The trunk with its weights.
+        vae: Module with `encode`, or None.
+        downsampling: Pixels per input cell of the trunk, 1 without a VAE.
+        device: Where it runs.
+        dtype: Of the trunk; the VAE and all norms stay in float32.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        vit: OpenVisionViT,
+        vae: nn.Module | None,
+        downsampling: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.vit, self.vae = vit, vae
+        self._dtype = dtype
+        config = vit.config
+        side = config.image_size * downsampling
+        digest = weights_digest(vit, vae)
+        spec = PreprocessSpec(size=(side, side))
+        identity = fingerprint(
+            {
+                "adapter": "trunk",
+                "version": ADAPTER_VERSION,
+                "architecture": asdict(config),
+                "weights": digest,
+                "vae": None if vae is None else asdict(vae.config),  # pyright: ignore[reportArgumentType]
+                "range": "pm1",
+                "dtype": str(dtype),
+            }
+        )
+        self._info = EncoderInfo(
+            name=name,
+            adapter_version=ADAPTER_VERSION,
+            input=spec,
+            grid=(config.grid, config.grid),
+            dim=config.width,
+            depth=config.layers,
+            num_prefix=1,
+            patch_px=config.patch_size * downsampling,
+            num_params=sum(p.numel() for p in vit.parameters()),
+            num_params_frontend=0 if vae is None else sum(p.numel() for p in vae.parameters()),
+            weights_digest=digest,
+            identity=identity,
+        )
+        freeze(self)
+        self.to(device)
+
+    @property
+    def info(self) -> EncoderInfo:
+        """What is known without running the network."""
+        return self._info
+
+    def train(self, mode: bool = True) -> TrunkEncoder:
+        """Does nothing: the encoder is frozen."""
+        del mode
+        return super().train(False)
+
+    def prepare(self, image: Image) -> Tensor:
+        """Returns float32 [3, H, W] in [0, 1]."""
+        return to_01(resize(image, self._info.input))
+
+    @torch.no_grad()
+    def features(self, images_01: Tensor, tap: Tap | None = None) -> Features:
+        """Runs the network; see `ovbench.encoders.base.Encoder.features`."""
+        tap = tap or Tap()
+        check_images(images_01, self._info.input.size)
+        device = self.vit.class_embedding.device
+        x = images_01.to(device, torch.float32) * 2.0 - 1.0
+        if self.vae is not None:
+            x = self.vae.encode(x)
+        depth = self._info.depth
+        with torch.autocast(device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
+            out = self.vit(x, keep_hidden=True)
+        h = out.hidden[_layer_index(tap.layer, depth)]
+        if tap.norm == "layernorm":
+            h = F.layer_norm(h.float(), h.shape[-1:], eps=tap.eps if tap.eps is not None else self.vit.config.eps)
+        elif tap.norm == "native" and tap.layer == "final" and not self.vit.config.final_ln_after_pool:
+            h = self.vit.ln_post(h)
+        return Features(
+            tokens=h[:, 1:].to(self._dtype),
+            prefix=h[:, :1].to(self._dtype) if tap.prefix else None,
+            pooled=out.pooled,
+            grid=self._info.grid,
+            tap=tap,
+        )
+
+    def llm_tokens(self, images_01: Tensor, tap: Tap | None = None) -> Tensor:
+        """Returns tokens [B, N, C]; by default the un-normalised h[L], as OpenVision publishes them."""
+        features = self.features(images_01, tap)
+        return features.tokens if features.prefix is None else torch.cat([features.prefix, features.tokens], dim=1)
+
+    def latents(self, images_01: Tensor, tap: Tap | None = None) -> Tensor:
+        """Returns float32 [B, C, h, w]; by default h[L] after a LayerNorm without affine, eps 1e-6."""
+        tokens = self.features(images_01, tap or Tap(norm="layernorm", eps=1e-6)).tokens
+        rows, columns = self._info.grid
+        return tokens.float().transpose(1, 2).reshape(len(tokens), -1, rows, columns).contiguous()
+
+    def fingerprint(self, tap: Tap | None = None) -> str:
+        """Returns sha256 of identity and tap."""
+        return fingerprint({"identity": self._info.identity, "tap": asdict(tap or Tap())})
+
+
+def _layer_index(layer: int | str, depth: int) -> int:
+    if layer == "final":
+        return depth
+    index = int(layer) if int(layer) >= 0 else depth + 1 + int(layer)
+    if not 0 <= index <= depth:
+        raise ConfigError(f"the tap layer {layer} does not exist", where="tap", fix=f"use -{depth + 1} … {depth}")
+    return index
+
+
+def check_images(images_01: Tensor, size: tuple[int, int]) -> None:
+    """Refuses a batch of another shape, or with values outside [0, 1].
+
+    Raises:
+        ConfigError: The shape or the range is wrong; the message says which was expected.
+    """
+    if images_01.ndim != 4 or images_01.shape[1] != 3 or tuple(images_01.shape[2:]) != tuple(size):
+        raise ConfigError(
+            f"images must be [B, 3, {size[0]}, {size[1]}], got {list(images_01.shape)}",
+            where="Encoder.features",
+            fix="use Encoder.prepare on each picture",
+        )
+    if len(images_01) == 0:
+        raise ConfigError("no images in the batch", where="Encoder.features")
+    low, high = (float(value) for value in images_01.aminmax())
+    if not (low >= -0.01 and high <= 1.01):  # also catches NaN
+        raise ConfigError(
+            f"image values must lie in [0, 1], got {low:.3g} … {high:.3g}",
+            where="Encoder.features",
+            fix="leave mean and standard deviation to the encoder",
+        )
+
+
+def load_trunk(request: LoadRequest) -> TrunkEncoder:
+    """Builds an encoder from embedded weights, from a file written by `ovbench pretrain`, or untrained.
+
+    Raises:
+        DataError: The weights are missing, damaged, or of another architecture.
+    """
+    device = check_device(request.device)
+    variant = request.variant
+    vae = load_tiny_vae(asset(variant.frontend)) if variant.frontend else None
+    if variant.weights == "untrained":
+        vit = untrained_trunk(int(request.options.get("seed", "0")))
+    else:
+        path = Path(request.source).expanduser() if request.source else asset(variant.weights)
+        tensors, config = read_safetensors(path)
+        vit = _build(config, tensors, where=str(path))
+    wanted = 3 if vae is None else vae.config.latent_channels
+    if vit.config.in_channels != wanted:
+        raise ConfigError(
+            f"these weights read {vit.config.in_channels} channels, and {request.family}/{variant.name} gives {wanted}",
+            where="--encoder",
+            fix="name the family that the weights were trained for",
+        )
+    return TrunkEncoder(
+        name=f"{request.family}/{variant.name}",
+        vit=vit,
+        vae=vae,
+        downsampling=1 if vae is None else vae.downsampling,
+        device=device,
+        dtype=_DTYPES[request.dtype],
+    )
+
+
+def _build(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str) -> OpenVisionViT:
+    vit = OpenVisionViT(ViTConfig(**config))
+    load_strict(vit, tensors, where=where)
+    return vit
+
+
+def untrained_trunk(seed: int) -> OpenVisionViT:
+    """Returns the miniature trunk on pixels with seeded random weights: the control that every encoder must beat."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "random-encoder"))
+        return OpenVisionViT(ViTConfig(image_size=64, patch_size=8, width=128, layers=4, head_width=32, embed_dim=128))

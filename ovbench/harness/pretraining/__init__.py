@@ -1,0 +1,1 @@
+"""Training the encoders with their own objectives."""

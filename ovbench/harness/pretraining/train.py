@@ -1,0 +1,133 @@
+"""Trains an encoder with its own objective, in two stages, and writes the trunk's weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ovbench._base.errors import ConfigError
+from ovbench._base.seeding import derive, torch_generator
+from ovbench.encoders.modeling.frontend import load_frontend
+from ovbench.encoders.modeling.vit import OpenVisionViT, ViTConfig
+from ovbench.harness.checkpoint import save_tensors
+from ovbench.harness.pretraining.config import PhaseConfig, PretrainRecipe
+from ovbench.harness.pretraining.data import Batch, scene_batch, single_batch
+from ovbench.harness.pretraining.model import Pretrainer
+from ovbench.harness.pretraining.objective import Objective
+from ovbench.harness.pretraining.probe import probe
+from ovbench.harness.training import LoopConfig, Progress, train_loop
+from ovbench.tasks.world.draw import Sprites
+
+Phase = Callable[[str], Progress]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainResult:
+    """What training an encoder leaves behind."""
+
+    weights: Path  # safetensors in bfloat16, architecture in the header
+    probes: dict[str, float]  # class and colour accuracy of the stored weights
+    log: list[dict[str, Any]]  # loss rows of all stages, with the stage's name
+
+
+def phase_batch(recipe: PretrainRecipe, phase: PhaseConfig, seed: int, step: int, sprites: Sprites) -> Batch:
+    """Returns the batch of one step: cut-outs at half resolution, whole scenes at full."""
+    full = recipe.trunk.input_size
+    data_seed = derive(seed, "pretrain", phase.name)
+    if phase.resolution * 2 == full:
+        return single_batch(data_seed, step, phase.batch_size, sprites)
+    if phase.single_every and step % phase.single_every == phase.single_every - 1:
+        return single_batch(data_seed, step, 2 * phase.batch_size, sprites)
+    return scene_batch(data_seed, step, phase.batch_size, sprites, group_size=recipe.group_size)
+
+
+def tokens_of(visual: OpenVisionViT, vae: nn.Module | None) -> Callable[[Tensor], Tensor]:
+    """Returns the function images in [-1, 1] → tokens, as the frozen encoder computes it."""
+
+    def run(images_pm1: Tensor) -> Tensor:
+        return visual(images_pm1 if vae is None else vae.encode(images_pm1)).tokens
+
+    return run
+
+
+def pretrain(
+    recipe: PretrainRecipe,
+    folder: Path,
+    *,
+    seed: int,
+    train_sprites: Sprites,
+    test_sprites: Sprites,
+    vae_weights: Path | None,
+    phase_progress: Phase,
+) -> PretrainResult:
+    """Trains an encoder on the garment world.
+
+    Args:
+        recipe: One of `recipes.MINI`, or a variation.
+        folder: Checkpoints, logs and the result; the same call again continues.
+        seed: Initialisation, data order and noise.
+        train_sprites: Photographs to train on.
+        test_sprites: Photographs that the probes are scored on.
+        vae_weights: Weights of the frozen VAE, for a trunk that reads latents.
+        phase_progress: Stage name → where its progress goes.
+
+    Returns:
+        Where the weights are, their probe figures, and the loss log.
+
+    Raises:
+        ConfigError: The recipe is not one for the garment world.
+    """
+    if recipe.trunk.input_size != 64:
+        raise ConfigError(
+            f"the recipe '{recipe.name}' is for {recipe.trunk.input_size}-pixel photographs; the embedded world has 64",
+            where="--recipe",
+            fix="choose ovis3, clip or siglip with --protocol mini",
+        )
+    torch.manual_seed(derive(seed, "pretrain/init"))
+    model = Pretrainer(recipe)
+    vae = load_frontend(recipe.trunk.frontend, vae_weights)
+    objective = Objective(model, vae)
+    log: list[dict[str, Any]] = []
+    for phase in recipe.phases:
+        lpips = phase.lambda_lpips if phase.lambda_lpips is not None else recipe.objective.lambda_lpips
+
+        def losses(step: int, phase: PhaseConfig = phase, lpips: float = lpips) -> dict[str, Tensor]:
+            batch = phase_batch(recipe, phase, seed, step, train_sprites)
+            generator = torch_generator(seed, "pretrain/noise", phase.name, step)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.autocast):
+                return objective(batch, generator, lambda_lpips=lpips)
+
+        rows = train_loop(
+            modules={"model": model},
+            losses=losses,
+            config=LoopConfig(
+                steps=phase.steps,
+                lr=phase.lr,
+                warmup_steps=phase.warmup_steps,
+                weight_decay=recipe.weight_decay,
+                betas=recipe.betas,
+                checkpoint_every=recipe.checkpoint_every,
+            ),
+            folder=folder,
+            name=phase.name,
+            recipe={"recipe": recipe, "seed": seed, "sprites": train_sprites.digest},
+            progress=phase_progress(phase.name),
+        )
+        log += [{"stage": phase.name, **row} for row in rows]
+    stored = {key: value.to(torch.bfloat16) for key, value in model.visual.state_dict().items()}
+    visual = OpenVisionViT(model.visual.config).eval()
+    visual.load_state_dict({key: value.float() for key, value in stored.items()})
+    probes = probe(tokens_of(visual, vae), train_sprites, test_sprites)
+    weights = folder / f"{recipe.name}-mini.safetensors"
+    save_tensors(weights, stored, {"config": json.dumps(_config_fields(model.visual.config))})
+    return PretrainResult(weights=weights, probes=probes, log=log)
+
+
+def _config_fields(config: ViTConfig) -> dict[str, Any]:
+    return asdict(config)
