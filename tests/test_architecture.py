@@ -59,10 +59,10 @@ def faults(name: str, source: str) -> list[str]:
             found.append(f"{name} imports {module}")
         if at_top and area == "__init__":
             found.append(f"{name} imports {module} when it is imported")
-        if at_top and not heavy_file and target.startswith(("encoders/modeling", "harness/", "tasks/world/draw")):
-            # A harness configuration may use other configurations.
-            if not (name.endswith("config.py") and target.split("/")[-2].endswith("config")):
-                found.append(f"{name} loads the heavy module {module} when it is imported")
+        config_of_config = name.endswith("config.py") and "/config" in target
+        heavy_target = target.startswith(("encoders/modeling", "harness/", "tasks/world/draw")) and not config_of_config
+        if at_top and heavy_target and not heavy_file:
+            found.append(f"{name} loads the heavy module {module} when it is imported")
         own, other = (PARTS & set(path.split("/")[1:2]) for path in (name, target))
         if area == "harness" and target.startswith("harness/") and own and other and own != other:
             found.append(f"{name} imports another part of the harness: {module}")
