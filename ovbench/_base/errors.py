@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class OvbenchError(Exception):
     """A failure the user can act on; the command line prints it without a traceback and exits with 2.
@@ -17,6 +19,9 @@ class OvbenchError(Exception):
         self.what = what
         self.where = where
         self.fix = fix
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.what, self.where, self.fix)  # keeps all three parts between processes
 
     def __str__(self) -> str:
         lines = [f"error: {self.what}"]
@@ -41,3 +46,7 @@ class DependencyError(OvbenchError):
 
 class RecordError(OvbenchError):
     """A run record that cannot be read, or a run folder that cannot be used."""
+
+
+def _rebuild(kind: type[OvbenchError], what: str, where: str, fix: str) -> OvbenchError:
+    return kind(what, where=where, fix=fix)

@@ -99,14 +99,39 @@ def read_json(path: Path) -> Any:
         raise DataError(f"'{path.name}' cannot be read as JSON: {error}", where=str(path)) from error
 
 
+def _cut_torn_tail(path: Path) -> None:
+    """Removes a last line without a newline, so that the next row starts on a line of its own."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return
+    with path.open("rb+") as stream:
+        end = stream.seek(0, os.SEEK_END)
+        stream.seek(end - 1)
+        if stream.read(1) == b"\n":
+            return
+        while end > 0:
+            start = max(0, end - (1 << 16))
+            stream.seek(start)
+            newline = stream.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                stream.truncate(start + newline + 1)
+                return
+            end = start
+        stream.truncate(0)
+
+
 def append_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """Appends rows, one JSON object a line, and flushes them to disk before returning."""
+    """Appends rows, one JSON object a line, and flushes them to disk before returning.
+
+    A last line that an earlier crash cut off is removed first, since nothing can be appended to half a row.
+    """
     make_dir(path.parent)
     text = "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
-    with writing(path), path.open("a", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
+    with writing(path):
+        _cut_torn_tail(path)
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
 
 
 def read_jsonl(path: Path, *, drop_torn_tail: bool = False) -> list[Any]:
@@ -119,23 +144,23 @@ def read_jsonl(path: Path, *, drop_torn_tail: bool = False) -> list[Any]:
     Raises:
         DataError: A line is not JSON; the message names it.
     """
-    rows: list[Any] = []
     try:
-        lines = path.read_text(encoding="utf-8", errors="strict").split("\n")
+        data = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"no such file '{path.name}'", where=str(path.parent)) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise DataError(f"'{path.name}' cannot be read: {error}", where=str(path)) from error
-    complete, tail = lines[:-1], lines[-1]
-    for number, line in enumerate([*complete, tail], start=1):
+    if drop_torn_tail:
+        # Contract: a writer ends every row with a newline, so a line without one is torn. It is cut off as bytes,
+        # because the tear can lie inside a character.
+        data = data[: data.rfind(b"\n") + 1]
+    rows: list[Any] = []
+    for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():
             continue
-        is_tail = number == len(lines)
         try:
-            if is_tail and drop_torn_tail:
-                continue  # Contract: a writer ends every row with a newline, so a line without one is torn.
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            rows.append(json.loads(line.decode()))
+        except ValueError as error:  # not UTF-8, or not JSON
             raise DataError(f"line {number} is not JSON: {error}", where=str(path)) from error
     return rows
 
@@ -173,21 +198,20 @@ def folder_lock(folder: Path, *, wait: bool = False, purpose: str = "run") -> It
     make_dir(folder)
     path = folder / ".lock"
     with writing(path):
-        stream = path.open("a+")
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            holder = stream.read().strip()
-            raise RecordError(
-                f"another {purpose} is using this folder" + (f" (process {holder})" if holder else ""),
-                where=str(folder),
-                fix="wait for it to end, or choose another folder with --out",
-            ) from None
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
+        with writing(path):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(handle, 32).decode(errors="replace").strip()
+                raise RecordError(
+                    f"another {purpose} is using this folder" + (f" (process {holder})" if holder else ""),
+                    where=str(folder),
+                    fix="wait for it to end, or choose another folder with --out",
+                ) from None
+            os.ftruncate(handle, 0)
+            os.write(handle, str(os.getpid()).encode())
         yield
     finally:
-        stream.close()
+        os.close(handle)

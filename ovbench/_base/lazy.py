@@ -23,7 +23,7 @@ def require(module: str, *, extra: str = "", purpose: str = "") -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         root = module.partition(".")[0]
-        if (error.name or "").partition(".")[0] != root:
+        if error.name != root:
             raise
         target = f"ovbench[{extra}]" if extra else "ovbench"
         raise DependencyError(

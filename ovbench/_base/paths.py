@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -24,18 +25,33 @@ def runs_dir() -> Path:
     return Path(os.environ.get("OVBENCH_RUNS") or "runs").expanduser()
 
 
+_REINSTALL = (
+    "reinstall the package: python -m pip install --force-reinstall ovbench (in a clone: git checkout the file)"
+)
+
+
 def assets_manifest() -> dict[str, dict[str, object]]:
-    """Returns the manifest of the embedded files: name → sha256, size, and how each was made."""
-    import json
+    """Returns the manifest of the embedded files: name → sha256, size, and how each was made.
 
-    return json.loads((ASSETS / "MANIFEST.json").read_text(encoding="utf-8"))["files"]
+    Raises:
+        DataError: The manifest is absent or damaged.
+    """
+    path = ASSETS / "MANIFEST.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"the manifest of the embedded files cannot be read: {type(error).__name__}: {error}",
+            where=str(path),
+            fix=_REINSTALL,
+        ) from error
 
 
-_verified: set[str] = set()
+_verified: set[Path] = set()
 
 
 def asset(name: str) -> Path:
-    """Returns the path of an embedded file after checking its digest against the manifest.
+    """Returns the path of an embedded file after checking its digest against the manifest, once per process.
 
     Args:
         name: Path inside the assets folder, e.g. `encoders/clip-mini.safetensors`.
@@ -45,16 +61,23 @@ def asset(name: str) -> Path:
     """
     path = ASSETS / name
     entry = assets_manifest().get(name)
-    fix = "the installed package is damaged: run python -m pip install --force-reinstall ovbench (or git checkout the file)"
     if entry is None or not path.is_file():
-        raise DataError(f"embedded file '{name}' is missing", where=str(path), fix=fix)
-    if name not in _verified:
+        raise DataError(f"embedded file '{name}' is missing", where=str(path), fix=_REINSTALL)
+    if path not in _verified:
         found = file_sha256(path)
         if found != entry["sha256"]:
             raise DataError(
                 f"embedded file '{name}' is damaged: sha256 {found[:12]}…, expected {str(entry['sha256'])[:12]}…",
                 where=str(path),
-                fix=fix,
+                fix=_REINSTALL,
             )
-        _verified.add(name)
+        _verified.add(path)
     return path
+
+
+def asset_folder(name: str) -> Path:
+    """Returns an embedded folder after checking every file of it; raises as `asset` does."""
+    files = [entry for entry in assets_manifest() if entry.startswith(f"{name}/")]
+    for entry in files or [f"{name}/"]:
+        asset(entry)
+    return ASSETS / name

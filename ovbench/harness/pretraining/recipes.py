@@ -29,7 +29,7 @@ _LATENT_TRUNK = replace(_PIXEL_TRUNK, frontend="tiny-vae", in_channels=16, downs
 _MINI_TEXT = TextConfig(vocabulary_size=62, max_length=32, width=128, heads=4, encoder_layers=2, decoder_layers=2)
 _MINI_PHASES = (
     PhaseConfig(name="low", resolution=32, steps=3000, batch_size=256, lr=1.5e-3, warmup_steps=100),
-    PhaseConfig(name="full", resolution=64, steps=2500, batch_size=128, lr=6e-4, warmup_steps=50, single_every=3),
+    PhaseConfig(name="full", resolution=64, steps=1500, batch_size=128, lr=6e-4, warmup_steps=50, single_every=3),
 )
 _CLIP = PretrainRecipe(
     name="clip",
@@ -49,7 +49,7 @@ MINI: dict[str, PretrainRecipe] = {
 
 
 def _paper_phases(full_px: int) -> tuple[PhaseConfig, ...]:
-    """Returns Table 1's two stages; one epoch is 1.28 million samples, rates are base x batch / 256 as in OpenVision 1."""
+    """Returns Table 1's two stages; an epoch is 1.28 million samples, rates are base x batch / 256 (OpenVision 1)."""
     epoch = 1_281_167
     return (
         PhaseConfig(

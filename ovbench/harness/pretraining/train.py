@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ovbench._base.errors import ConfigError
 from ovbench._base.seeding import derive, torch_generator
 from ovbench.encoders.modeling.frontend import load_frontend
+from ovbench.encoders.modeling.vae_base import FrontEnd
 from ovbench.encoders.modeling.vit import OpenVisionViT, ViTConfig
 from ovbench.harness.checkpoint import save_tensors
 from ovbench.harness.pretraining.config import PhaseConfig, PretrainRecipe
@@ -47,7 +48,7 @@ def phase_batch(recipe: PretrainRecipe, phase: PhaseConfig, seed: int, step: int
     return scene_batch(data_seed, step, phase.batch_size, sprites, group_size=recipe.group_size)
 
 
-def tokens_of(visual: OpenVisionViT, vae: nn.Module | None) -> Callable[[Tensor], Tensor]:
+def tokens_of(visual: OpenVisionViT, vae: FrontEnd | None) -> Callable[[Tensor], Tensor]:
     """Returns the function images in [-1, 1] → tokens, as the frozen encoder computes it."""
 
     def run(images_pm1: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ def pretrain(
     vae = load_frontend(recipe.trunk.frontend, vae_weights)
     objective = Objective(model, vae)
     log: list[dict[str, Any]] = []
-    for phase in recipe.phases:
+    for number, phase in enumerate(recipe.phases):
         lpips = phase.lambda_lpips if phase.lambda_lpips is not None else recipe.objective.lambda_lpips
 
         def losses(step: int, phase: PhaseConfig = phase, lpips: float = lpips) -> dict[str, Tensor]:
@@ -116,7 +117,12 @@ def pretrain(
             ),
             folder=folder,
             name=phase.name,
-            recipe={"recipe": recipe, "seed": seed, "sprites": train_sprites.digest},
+            # A stage depends on those before it, so another schedule for a later one keeps the earlier checkpoints.
+            recipe={
+                "recipe": replace(recipe, phases=recipe.phases[: number + 1]),
+                "seed": seed,
+                "sprites": train_sprites.digest,
+            },
             progress=phase_progress(phase.name),
         )
         log += [{"stage": phase.name, **row} for row in rows]

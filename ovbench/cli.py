@@ -1,0 +1,301 @@
+"""The command line: parse, call, print. It owns the exit codes: 0 done, 2 a mistake to fix, 130 interrupted."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ovbench._base.errors import OvbenchError
+
+app = typer.Typer(
+    name="ovbench",
+    help="How good is a frozen vision encoder, for understanding and for generation? One honest table.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+
+
+def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turns a user's mistake into three lines and exit code 2, and Ctrl-C into exit code 130."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except OvbenchError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted: finished steps are kept, the same command goes on from here", err=True)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            sys.stderr.close()  # the reader of our output has gone (| head): nothing is left to say
+            raise typer.Exit(0) from None
+
+    return run
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from ovbench import __version__
+
+        typer.echo(f"ovbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _setup(verbose: bool) -> None:
+    from ovbench._base.log import configure
+
+    configure(verbose=verbose)
+
+
+def _default_out() -> Path:
+    from ovbench._base.paths import runs_dir
+
+    return runs_dir()
+
+
+Out = Annotated[Path | None, typer.Option("--out", help="Folder of run records. Default: $OVBENCH_RUNS or ./runs.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")]
+ProtocolName = Annotated[str, typer.Option("--protocol", "-p", help="Recipe; see: ovbench protocols.")]
+
+
+@app.command()
+@guarded
+def run(
+    encoder: Annotated[list[str], typer.Option("--encoder", "-e", help="Encoder; may be given several times.")],
+    suite: Annotated[str, typer.Option("--suite", "-s", help="Suite of tasks.")] = "understanding",
+    protocol: ProtocolName = "mini",
+    tasks: Annotated[
+        str | None, typer.Option("--tasks", help="Only these tasks: names, or paths of YAML files, with commas.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Only N questions per task, balanced by group.")] = None,
+    seed: Annotated[list[int] | None, typer.Option("--seed", help="Seed; may be given several times.")] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    dtype: Annotated[str, typer.Option("--dtype", help="Of the encoder: float32, bfloat16 or float16.")] = "float32",
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Questions at once; changes no answer.")] = 64,
+    out: Out = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Runs side by side. Default: one per core.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Records as JSON on stdout, progress as JSON.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Judge frozen encoders on a suite. Idempotent: the same command again finishes what is missing."""
+    _setup(verbose)
+    from ovbench._base.files import to_json
+    from ovbench.cli_progress import listening
+    from ovbench.harness.run import plan_runs, run_all
+
+    plan = plan_runs(
+        encoders=encoder,
+        suite=suite,
+        protocol=protocol,
+        tasks=None if tasks is None else tuple(part for part in tasks.split(",") if part),
+        limit=limit,
+        seeds=tuple(seed) if seed else (0,),
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        out=out or _default_out(),
+    )
+    typer.echo(plan.headline, err=True)
+    with listening(as_json=json_output) as listener:
+        records = run_all(plan, jobs=jobs, listener=listener)
+    if json_output:
+        typer.echo(to_json([record.to_dict() for record in records]), nl=False)
+        return
+    from ovbench.results.formats.to_console import render
+    from ovbench.results.leaderboard import tables_of
+
+    typer.echo(render(tables_of(records)))
+    for record in records:
+        typer.echo(f"record: {plan.out / record.run_id / 'record.json'}", err=True)
+
+
+@app.command()
+@guarded
+def leaderboard(
+    suite: Annotated[str | None, typer.Option("--suite", "-s", help="Only this suite.")] = None,
+    protocol: Annotated[str | None, typer.Option("--protocol", "-p", help="Only this protocol.")] = None,
+    export: Annotated[
+        list[Path] | None, typer.Option("--export", help="Write FILE.csv, .md, .tex or .json; several times.")
+    ] = None,
+    output_format: Annotated[
+        str, typer.Option("--format", help="On stdout: console, csv, md, tex or json.")
+    ] = "console",
+    out: Out = None,
+    verbose: Verbose = False,
+) -> None:
+    """Compare the newest run of each encoder."""
+    _setup(verbose)
+    from ovbench.results.leaderboard import export as export_tables
+    from ovbench.results.leaderboard import leaderboard as compare
+    from ovbench.results.leaderboard import render_as
+    from ovbench.results.store import RunStore
+
+    tables = compare(RunStore(out or _default_out()), suite=suite, protocol=protocol)
+    for path in export or []:
+        export_tables(tables, path)
+        typer.echo(f"written: {path}", err=True)
+    typer.echo(render_as(tables, output_format), nl=output_format == "console")
+
+
+@app.command()
+@guarded
+def pretrain(
+    recipe: Annotated[str, typer.Option("--recipe", help="ovis3, clip, siglip; vae; lm.")],
+    protocol: ProtocolName = "mini",
+    out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints, logs and weights.")] = Path("pretrained"),
+    seed: Annotated[int, typer.Option("--seed", help="Initialisation, data order and noise.")] = 0,
+    sprites: Annotated[
+        Path | None,
+        typer.Option("--sprites", help="Folder with Fashion-MNIST's four .gz files. Default: the embedded subset."),
+    ] = None,
+    vae: Annotated[
+        Path | None, typer.Option("--vae", help="Weights of the frozen VAE of ovis3. Default: the embedded one.")
+    ] = None,
+    fraction: Annotated[float, typer.Option("--fraction", help="Part of the recipe's steps.")] = 1.0,
+    smoke: Annotated[bool, typer.Option("--smoke", help="A few seconds of training: does it all work?")] = False,
+    threads: Annotated[int, typer.Option("--threads", help="CPU threads of matrix products.")] = 1,
+    json_output: Annotated[bool, typer.Option("--json", help="Result as JSON on stdout, progress as JSON.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train an encoder with its own objective; the same command again continues."""
+    _setup(verbose)
+    from ovbench._base.files import to_json
+    from ovbench.cli_progress import listening
+    from ovbench.harness.pretraining.command import PretrainRequest, run_pretraining
+
+    request = PretrainRequest(
+        recipe=recipe,
+        protocol=protocol,
+        out=out,
+        seed=seed,
+        sprites=sprites,
+        vae=vae,
+        fraction=fraction,
+        smoke=smoke,
+        threads=threads,
+    )
+    with listening(as_json=json_output) as listener:
+        result = run_pretraining(request, listener)
+    if json_output:
+        typer.echo(to_json(result), nl=False)
+    else:
+        for name, value in sorted(result["figures"].items()):
+            typer.echo(f"{name}: {value:.4g}")
+        typer.echo(f"weights: {result['weights']}")
+
+
+def _rows(rows: list[dict[str, Any]], json_output: bool) -> None:
+    from ovbench._base.files import to_json
+
+    if json_output:
+        typer.echo(to_json(rows), nl=False)
+        return
+    from ovbench.results.formats.to_console import render_rows
+
+    typer.echo(render_rows(rows))
+
+
+Action = Annotated[str, typer.Argument(help="list, or show.")]
+Name = Annotated[str | None, typer.Argument(help="What to show.")]
+Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
+
+def _wants_card(action: str, name: str | None, command: str) -> bool:
+    from ovbench._base.errors import ConfigError
+
+    if action not in ("list", "show") or (action == "show") != (name is not None):
+        raise ConfigError(
+            f"'{action}{f' {name}' if name else ''}' is not understood",
+            where=f"ovbench {command}",
+            fix=f"run: ovbench {command}   or: ovbench {command} show NAME",
+        )
+    return action == "show"
+
+
+@app.command()
+@guarded
+def encoders(action: Action = "list", name: Name = None, json_output: Json = False) -> None:
+    """List encoders, or show one."""
+    from ovbench.listing import encoder_card, encoder_rows
+
+    card = _wants_card(action, name, "encoders")
+    _rows(encoder_card(str(name)) if card else encoder_rows(), json_output)
+
+
+@app.command()
+@guarded
+def tasks(
+    action: Action = "list",
+    name: Name = None,
+    samples: Annotated[Path | None, typer.Option("--samples", help="Draw a sheet of questions: FILE.png.")] = None,
+    count: Annotated[int, typer.Option("--count", help="Questions on the sheet.")] = 24,
+    json_output: Json = False,
+) -> None:
+    """List tasks, or show one; with --samples as a picture."""
+    from ovbench.listing import task_card, task_rows
+
+    card = _wants_card(action, name, "tasks")
+    _rows(task_card(str(name)) if card else task_rows(), json_output)
+    if samples is not None:
+        from ovbench._base.errors import ConfigError
+        from ovbench.tasks.load import load_task
+        from ovbench.tasks.sources import load_data
+        from ovbench.tasks.world.sheet import draw_sheet
+
+        if not card:
+            raise ConfigError(
+                "--samples needs one task", where="--samples", fix="run: ovbench tasks show NAME --samples …"
+            )
+        draw_sheet(load_data(load_task(str(name)), limit=count), samples)
+        typer.echo(f"written: {samples}", err=True)
+
+
+@app.command()
+@guarded
+def protocols(action: Action = "list", name: Name = None, json_output: Json = False) -> None:
+    """List protocols, or show one."""
+    from ovbench.listing import protocol_card, protocol_rows
+
+    card = _wants_card(action, name, "protocols")
+    _rows(protocol_card(str(name)) if card else protocol_rows(), json_output)
+
+
+@app.command()
+@guarded
+def runs(action: Action = "list", name: Name = None, out: Out = None, json_output: Json = False) -> None:
+    """List run records, or show one."""
+    from ovbench.listing import run_card, run_rows
+
+    card = _wants_card(action, name, "runs")
+    folder = out or _default_out()
+    _rows(run_card(folder, str(name)) if card else run_rows(folder), json_output)
+
+
+@app.command()
+@guarded
+def doctor(json_output: Json = False) -> None:
+    """Say what this machine can do, and what is missing."""
+    from ovbench.listing import doctor_rows
+
+    rows = doctor_rows()
+    _rows(rows, json_output)
+    if any(row["state"] == "broken" for row in rows):
+        raise typer.Exit(2)
