@@ -1,10 +1,10 @@
-"""What a benchmark is: its specification, its questions, and what a model answered. No model and no file is known here."""
+"""What a benchmark is: its specification, its questions, and what a model answered. Knows no model and no file."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ovbench._base.errors import ConfigError
@@ -44,6 +44,7 @@ class TaskSpec:
     citation: str = ""
     licence: str = ""
     description: str = ""
+    origin: str = ""  # name in the catalogue, or the path of the file: what --tasks took
 
     def __post_init__(self) -> None:
         where = f"task '{self.name}'"
@@ -105,7 +106,7 @@ class Prediction:
     parsed: str | None  # what the parser made of it; None: nothing
     option_scores: tuple[float, ...] | None  # mean log-likelihood per option, in the order of the options
     chosen: str | None  # the answer that counts under the task's scoring
-    correct: bool | None  # None: not scored
+    correct: bool  # an answer that says nothing is wrong
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +117,8 @@ class TaskData:
     samples: tuple[Sample, ...]
     digest: str  # sha256 over every question, answer and picture; equal digests mean equal tests
     images_digest: str  # sha256 over the pictures alone: two tasks that ask about the same pictures share it
-    image: Callable[[str], numpy.ndarray]  # image id → uint8 [H, W, 3], RGB
+    image: Callable[[str], numpy.ndarray] = field(repr=False)  # image id → uint8 [H, W, 3], RGB
+    num_total: int  # questions before any limit
 
     def __post_init__(self) -> None:
         assert self.spec.kind != "yesno" or all(sample.answer in YES_NO for sample in self.samples)

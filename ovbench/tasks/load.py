@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +18,7 @@ from ovbench.tasks.sources import check_source, parse_source
 CATALOG = Path(__file__).parent / "catalog"
 _SUITES = Path(__file__).parent / "suites.yaml"
 _LISTING = "ovbench tasks"
+_KEYS = tuple(field.name for field in fields(TaskSpec) if field.name != "origin")
 
 
 def task_names() -> tuple[str, ...]:
@@ -37,7 +38,7 @@ def load_task(name: str, *, where: str = "--tasks") -> TaskSpec:
         DataError: The file cannot be read.
     """
     if name.endswith((".yaml", ".yml")) or "/" in name:
-        spec = load_task_file(Path(name))
+        spec = load_task_file(Path(name).expanduser())
         if spec.name in task_names():
             raise ConfigError(
                 f"the name '{spec.name}' belongs to a task of the catalogue",
@@ -47,7 +48,12 @@ def load_task(name: str, *, where: str = "--tasks") -> TaskSpec:
         return spec
     if name not in task_names():
         raise unknown("task", name, task_names(), where=where, listing=_LISTING)
-    return load_task_file(CATALOG / f"{name}.yaml")
+    return _catalogued(name)
+
+
+@cache
+def _catalogued(name: str) -> TaskSpec:
+    return replace(load_task_file(CATALOG / f"{name}.yaml"), origin=name)
 
 
 def load_task_file(path: Path) -> TaskSpec:
@@ -57,7 +63,7 @@ def load_task_file(path: Path) -> TaskSpec:
         ConfigError: A key is unknown, missing or of the wrong type, or a value cannot be used.
         DataError: The file is absent or not YAML.
     """
-    entry = Fields(read_yaml(path), [field.name for field in fields(TaskSpec)], path.name)
+    entry = Fields(read_yaml(path), _KEYS, path.name)
     try:
         spec = TaskSpec(
             name=entry.text("name"),
@@ -76,6 +82,7 @@ def load_task_file(path: Path) -> TaskSpec:
             citation=entry.text("citation", ""),
             licence=entry.text("licence", ""),
             description=entry.text("description", ""),
+            origin=str(path),
         )
         check_source(spec)
     except ConfigError as error:
@@ -122,23 +129,27 @@ def read_yaml(path: Path) -> Any:
 def _suites() -> Mapping[str, Mapping[str, tuple[str, ...]]]:
     table = read_yaml(_SUITES)
     return {
-        protocol: {suite: Fields(suites, suites, _SUITES.name).texts(suite) for suite in suites}
-        for protocol, suites in table.items()
+        suite: {protocol: Fields(tasks, tasks, _SUITES.name).texts(protocol) for protocol in tasks}
+        for suite, tasks in table.items()
     }
 
 
-def suite_names(protocol: str | None = None) -> tuple[str, ...]:
-    """Returns the suites of a protocol, or of all protocols together, sorted."""
-    table = _suites()
-    chosen = table.values() if protocol is None else [table.get(protocol, {})]
-    return tuple(sorted({name for suites in chosen for name in suites}))
+def suite_names() -> tuple[str, ...]:
+    """Returns the names of the suites."""
+    return tuple(_suites())
 
 
-def load_suite(name: str, protocol: str, *, where: str = "--suite") -> tuple[str, ...]:
-    """Returns the names of a suite's tasks under a protocol.
+def load_suite(name: str, protocol: str) -> tuple[str, ...]:
+    """Returns the names of a suite's tasks under a protocol, in the order of tables.
 
     Raises:
-        ConfigError: The protocol has no suites, or none of this name.
+        ConfigError: The suite is unknown, or the protocol has no tasks for it.
     """
-    suites = lookup(_suites(), protocol, kind="protocol", where="--protocol", listing="ovbench protocols")
-    return lookup(suites, name, kind="suite", where=f"{where} (protocol {protocol})")
+    suite = lookup(_suites(), name, kind="suite", where="--suite")
+    if protocol not in suite:
+        raise ConfigError(
+            f"the suite '{name}' has no tasks under the protocol '{protocol}'",
+            where="--protocol",
+            fix=f"use one of: {', '.join(suite)}",
+        )
+    return suite[protocol]

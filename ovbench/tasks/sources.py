@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.fingerprint import fingerprint
@@ -12,7 +12,7 @@ from ovbench.tasks.base import Sample, TaskData, TaskSpec
 from ovbench.tasks.fields import Fields
 from ovbench.tasks.local import COLUMNS, FILE_TYPES, load_local
 from ovbench.tasks.prompts import render_prompt
-from ovbench.tasks.rows import Loaded, Row
+from ovbench.tasks.rows import Row
 from ovbench.tasks.world.questions import KINDS, POPE_SPLITS
 
 _GENERATORS = {"seed": ("choice", KINDS, "per_kind"), "pope": ("yesno", POPE_SPLITS, "per_split")}
@@ -128,7 +128,7 @@ def check_limit(limit: int | None, *, where: str = "--limit") -> None:
         raise ConfigError(f"{where} must be 1 or more, got {limit}", where=where, fix="leave it out to ask everything")
 
 
-def load_data(spec: TaskSpec, limit: int | None = None, *, where: str = "--limit") -> TaskData:
+def load_data(spec: TaskSpec, *, limit: int | None = None, where: str = "--limit") -> TaskData:
     """Returns the questions of a task; pictures are opened or drawn only when asked for.
 
     Args:
@@ -148,7 +148,7 @@ def load_data(spec: TaskSpec, limit: int | None = None, *, where: str = "--limit
         loaded = load_world(spec.source)
     else:
         loaded = load_local(spec)
-    rows = _limited(loaded.rows, limit, _group_order(spec, loaded.rows))
+    rows = balanced_subset(loaded.rows, limit, _group_order(spec, loaded.rows))
     samples = tuple(_sample(spec, row) for row in rows)
     images_digest = loaded.digest_images(tuple(dict.fromkeys(row.image_id for row in rows)))
     content = {"samples": samples, "images": images_digest, "source": loaded.digest}
@@ -158,6 +158,7 @@ def load_data(spec: TaskSpec, limit: int | None = None, *, where: str = "--limit
         digest=fingerprint(content),
         images_digest=images_digest,
         image=loaded.image,
+        num_total=len(loaded.rows),
     )
 
 
@@ -172,8 +173,22 @@ def _group_order(spec: TaskSpec, rows: Sequence[Row]) -> tuple[str, ...]:
     return spec.groups or found
 
 
-def _limited(rows: Sequence[Row], limit: int | None, groups: Sequence[str]) -> list[Row]:
-    """Returns the first rows of each group in turn until there are `limit`, in their original order."""
+class _Grouped(Protocol):
+    @property
+    def group(self) -> str: ...
+
+
+T = TypeVar("T", bound=_Grouped)
+
+
+def balanced_subset(rows: Sequence[T], limit: int | None, groups: Sequence[str]) -> list[T]:
+    """Returns the first rows of each group in turn until there are `limit`; the order of the rows is kept.
+
+    Args:
+        rows: Rows or samples, anything with a group.
+        limit: How many; None: all.
+        groups: All groups, in the order in which they take turns.
+    """
     if limit is None or limit >= len(rows):
         return list(rows)
     rank = {group: place for place, group in enumerate(groups)}

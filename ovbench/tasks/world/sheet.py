@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ovbench._base.errors import ConfigError
 from ovbench._base.files import atomic_write_bytes
 from ovbench.tasks.base import Sample, TaskData
+from ovbench.tasks.sources import balanced_subset
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,14 +26,14 @@ _MAX_LINES = 11
 _INK, _FAINT, _RIGHT, _PAPER = (24, 24, 24), (120, 120, 120), (0, 112, 48), (255, 255, 255)
 
 
-def draw_sheet(data: TaskData, path: Path, *, columns: int = 3, count: int | None = None) -> None:
+def draw_sheet(data: TaskData, path: Path, *, columns: int = 4, count: int | None = None) -> None:
     """Draws a contact sheet as PNG: image, question, options, with the right one marked.
 
     Args:
-        data: The questions. They are spread over the groups where there are more than `count`.
+        data: The questions.
         path: The file to write; must end in `.png`.
         columns: Questions side by side.
-        count: At most this many questions; None: all of `data`.
+        count: At most this many questions, spread evenly over the groups; None: all of `data`.
 
     Raises:
         ConfigError: The name does not end in `.png`, a number is below 1, or the file cannot be written.
@@ -40,6 +41,7 @@ def draw_sheet(data: TaskData, path: Path, *, columns: int = 3, count: int | Non
     """
     from PIL import Image, ImageDraw, ImageFont
 
+    spec = data.spec
     if path.suffix.lower() != ".png":
         raise ConfigError(
             f"'{path.name}' does not end in .png", where="--samples", fix=f"name it {path.with_suffix('.png').name}"
@@ -47,14 +49,15 @@ def draw_sheet(data: TaskData, path: Path, *, columns: int = 3, count: int | Non
     for name, number in (("columns", columns), ("count", count)):
         if number is not None and number < 1:
             raise ConfigError(f"{name} must be 1 or more, got {number}", where="sheet of questions")
-    samples = _spread(data.samples, count)
+    groups = spec.groups or tuple(dict.fromkeys(sample.group for sample in data.samples))
+    samples = balanced_subset(data.samples, count, groups)
     columns = min(columns, len(samples))
     cell = (_IMAGE_PX + _TEXT_PX + 3 * _MARGIN_PX, _IMAGE_PX + 2 * _MARGIN_PX)
     rows = -(-len(samples) // columns)
     head = _LINE_PX + 2 * _MARGIN_PX
     sheet = Image.new("RGB", (columns * cell[0], head + rows * cell[1]), _PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=_FONT_PX)
-    title = f"{data.spec.name} v{data.spec.version}: {len(samples)} of {len(data.samples)} questions. Right answers are green."
+    title = f"{spec.name} v{spec.version}: {len(samples)} of {data.num_total} questions. Right answers are green."
     pen.text((_MARGIN_PX, _MARGIN_PX), title, fill=_INK, font=font)
     for place, sample in enumerate(samples):
         row, column = divmod(place, columns)
@@ -69,13 +72,6 @@ def draw_sheet(data: TaskData, path: Path, *, columns: int = 3, count: int | Non
         atomic_write_bytes(path, stream.getvalue())
     except ConfigError as error:
         raise ConfigError(error.what, where=f"--samples {path}", fix="choose a folder that you may write to") from error
-
-
-def _spread(samples: tuple[Sample, ...], count: int | None) -> list[Sample]:
-    """Returns `count` questions at equal distances, so that every group and many answers are seen."""
-    if count is None or count >= len(samples):
-        return list(samples)
-    return [samples[place * len(samples) // count] for place in range(count)]
 
 
 def _fitted(picture: Image.Image) -> Image.Image:
@@ -94,6 +90,6 @@ def _lines(sample: Sample) -> list[tuple[str, tuple[int, int, int]]]:
     lines += [(line, _INK) for line in textwrap.wrap(sample.question, width, max_lines=5, placeholder=" …")]
     for option in sample.options:
         right = option == sample.answer
-        text = f"{'→' if right else '·'} {option}"
+        text = f"{'>' if right else '-'} {option}"
         lines.append((textwrap.shorten(text, width, placeholder=" …"), _RIGHT if right else _FAINT))
     return lines[:_MAX_LINES]
