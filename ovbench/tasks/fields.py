@@ -51,8 +51,6 @@ class Fields:
                 raise ConfigError(f"the key '{key}' is missing", where=self._where, fix=f"add: {key}: …")
             return default
         value = self._mapping[key]
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise ConfigError(f"'{key}' must be {_WORDS[kind]}, found {_describe(value)}", where=self.place(key))
         return value
@@ -70,6 +68,8 @@ class Fields:
 
     def number(self, key: str) -> float:
         """Returns a number."""
+        if type(self._mapping.get(key)) is int:
+            return float(self._mapping[key])
         return self._take(key, float, None)
 
     def texts(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:

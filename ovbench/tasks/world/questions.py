@@ -34,6 +34,7 @@ KINDS = ("identity", "attribute", "location", "counting", "relation", "scene", "
 POPE_SPLITS = ("random", "popular", "adversarial")
 MIN_POSTERIOR = 0.85  # a scene question is asked only where the garments say the theme this clearly
 _OPTIONS = 4
+_YES_NO_DRAWS = 0.75  # of the draws of a dialogue; fewer come through, since many would be given away
 _MAX_PASSES = 20  # over all scenes, before the yes/no test is given up as too large
 
 
@@ -181,6 +182,41 @@ def training_turns(scene: Scene, seed: int, count: int) -> tuple[Question, ...]:
     return tuple(turns.values())
 
 
+def _unspoilt(scene: Scene, named: set[str], rng: random.Random) -> Question | None:
+    """Asks yes/no about a garment that was not named, or returns None where the dialogue gives the answer away."""
+    share = marginals()
+    present = [name for name in GARMENTS if name in scene.garments and name not in named]
+    absent = [name for name in GARMENTS if name not in scene.garments and name not in named]
+    if not present or not absent:
+        return None
+    # Contract: a fair coin whenever it is asked at all, so that what was said before tells nothing about the answer.
+    if rng.random() < 0.5:
+        return pope_question(rng.choices(present, weights=[1.0 / share[name] for name in present])[0], True)
+    weights = [share[name] / (1.0 - share[name]) for name in absent]  # as often where absent as where present
+    return pope_question(rng.choices(absent, weights=weights)[0], False)
+
+
+def dialogue_turns(scene: Scene, seed: int, count: int) -> tuple[Question, ...]:
+    """Returns up to `count` different questions about a training scene, to be asked in this order in one dialogue.
+
+    Nearly half are yes/no. Such a question is about a garment that no earlier turn has named, its answer is a fair coin
+    whatever was said before, and over many scenes `P(yes | garment)` is near one half (0.46 to 0.55): yes and no can
+    only be told by looking. (In the order of `training_turns`, a reader of the dialogue alone gets five of six right.)
+    """
+    rng = random.Random(derive(seed, "world/dialogue", scene.split, scene.index))
+    turns: dict[str, Question] = {}
+    named: set[str] = set()
+    for _ in range(6 * count):
+        if len(turns) == count:
+            break
+        yes_no = rng.random() < _YES_NO_DRAWS
+        question = _unspoilt(scene, named, rng) if yes_no else _ASK[rng.choice(KINDS)](scene, rng)
+        if question is not None and question.text not in turns:
+            turns[question.text] = question
+            named |= {name for name in GARMENTS if name in f"{question.text} {question.answer}"}
+    return tuple(turns.values())
+
+
 def _options(question: Question, place: int, rng: random.Random) -> tuple[str, ...]:
     """Returns four options: three uniform distractors of the question's pool, and the answer at `place`."""
     options = rng.sample([value for value in question.pool if value != question.answer], _OPTIONS - 1)
@@ -259,8 +295,9 @@ def pope_questions(seed: int, split: str, *, num_scenes: int, per_split: int) ->
 
     A negative asks for a garment that is absent (uniform; one of the three most frequent absent ones; one of the two
     absent ones seen most often together with a present one). Its matching positive asks for the same garment about
-    **another** scene that contains it, so `P(yes | garment)` is exactly one half in every split. Taking both from one
-    image, as POPE does, would tell a reader that popular garments are absent.
+    **another** scene that contains it and has as many items, so `P(yes | garment, number of items)` is exactly one
+    half in every split. Taking both from one image, as POPE does, would tell a reader that popular garments are absent;
+    taking any scene with the garment would reward counting, since a scene of four items holds it more often.
 
     Args:
         seed: The task's own seed (not the run's).
@@ -276,7 +313,10 @@ def pope_questions(seed: int, split: str, *, num_scenes: int, per_split: int) ->
     together: Counter[tuple[str, str]] = Counter(
         (a, b) for scene in scenes for a in scene.garments for b in scene.garments if a != b
     )
-    with_garment = {name: [scene for scene in scenes if name in scene.garments] for name in GARMENTS}
+    holding: dict[tuple[str, int], list[Scene]] = {}
+    for scene in scenes:
+        for name in scene.garments:
+            holding.setdefault((name, len(scene.items)), []).append(scene)
     asked: list[AskedQuestion] = []
     for strategy in POPE_SPLITS:
         rng = random.Random(derive(seed, "world/pope-questions", split, strategy))
@@ -286,7 +326,8 @@ def pope_questions(seed: int, split: str, *, num_scenes: int, per_split: int) ->
             if len(seen) >= per_split:
                 break
             garment = _negative(scene, strategy, rng, frequency, together)
-            positives = [other for other in with_garment[garment] if (other.image_id, garment) not in seen]
+            alike = holding.get((garment, len(scene.items)), [])
+            positives = [other for other in alike if (other.image_id, garment) not in seen]
             if (scene.image_id, garment) in seen or not positives:
                 continue
             for about, present in ((scene, False), (rng.choice(positives), True)):
