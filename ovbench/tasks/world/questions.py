@@ -158,8 +158,11 @@ def training_turns(scene: Scene, seed: int, count: int) -> tuple[Question, ...]:
     """Returns up to `count` different questions about a training scene.
 
     Half of the draws are yes/no, half of those yes. Garments are drawn with weights inverse to how often they are
-    present (or absent), so that over many scenes `P(yes | garment)` is close to one half and the identity answers are
-    close to uniform: a reader of the questions alone learns next to nothing. (The test sets are balanced exactly.)
+    present (or absent), so that `P(yes | garment)` is near one half (0.40 to 0.50) and the identity answers are close to
+    uniform. Meant for text that shows the caption, or for turns used one by one.
+
+    Trap: read in this order as one dialogue, yes and no alternate and earlier turns name what is there; use
+    `dialogue_turns` where a model must look.
     """
     rng = random.Random(derive(seed, "world/turns", scene.split, scene.index))
     share = marginals()
