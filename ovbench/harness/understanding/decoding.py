@@ -95,9 +95,7 @@ def long_option_scores(
     for row in rows:
         prompt = state.prompts[row]
         samples = [
-            Tokenized(
-                ids=prompt.ids + ids, labels=(IGNORED,) * len(prompt.ids) + ids, image_at=prompt.image_at
-            )
+            Tokenized(ids=prompt.ids + ids, labels=(IGNORED,) * len(prompt.ids) + ids, image_at=prompt.image_at)
             for ids in options[row]
         ]
         repeated: torch.Tensor | None = None
@@ -153,13 +151,17 @@ def greedy(model: Llava, state: Prefilled, *, max_new_tokens: int) -> tuple[list
             state.cache.batch_select_indices(keep)
         alive, mask = alive[keep], mask[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        logits = model.language_model(
-            input_ids=best.indices[keep, :1],
-            attention_mask=mask,
-            position_ids=(lengths[alive] + step)[:, None],
-            past_key_values=state.cache,
-            use_cache=True,
-        ).logits[:, -1].float()
+        logits = (
+            model.language_model(
+                input_ids=best.indices[keep, :1],
+                attention_mask=mask,
+                position_ids=(lengths[alive] + step)[:, None],
+                past_key_values=state.cache,
+                use_cache=True,
+            )
+            .logits[:, -1]
+            .float()
+        )
     texts = [model.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
     return texts, gaps
 

@@ -252,5 +252,3 @@ def _options(model: Llava, text: str, prompt: Tokenized, sample: Asked) -> list[
             )
         found.append(whole.ids[start:])
     return found
-
-

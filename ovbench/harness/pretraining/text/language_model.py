@@ -172,9 +172,7 @@ def train_language_model(
     state_folder = make_dir(state_folder or out.parent / f"{out.name}.state")
     table = vocabulary(words())
     pool = text_pool(table, seed=seed, first=recipe.first_scene, count=recipe.num_scenes)
-    held_out = text_pool(
-        table, seed=seed, first=recipe.first_scene + recipe.num_scenes, count=recipe.num_test_scenes
-    )
+    held_out = text_pool(table, seed=seed, first=recipe.first_scene + recipe.num_scenes, count=recipe.num_test_scenes)
     model = build_model(recipe, table, seed)
     model.train()
 

@@ -81,9 +81,7 @@ def text_pool(
     return tuple(pool)
 
 
-def draw_turns(
-    turns: Sequence[Turn], count: int, kind_weights: Mapping[str, float], rng: random.Random
-) -> list[Turn]:
+def draw_turns(turns: Sequence[Turn], count: int, kind_weights: Mapping[str, float], rng: random.Random) -> list[Turn]:
     """Returns up to `count` turns in random order, drawn without replacement by the weight of their kind."""
     keys = [(rng.random() ** (1.0 / kind_weights.get(turn.kind, 1.0)), number) for number, turn in enumerate(turns)]
     chosen = [turns[number] for _, number in sorted(keys, reverse=True)[:count]]
