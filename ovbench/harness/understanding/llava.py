@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,18 @@ class Llava(nn.Module):
         )
 
 
+@contextlib.contextmanager
+def _without_bars(settings: Any) -> Iterator[None]:
+    """Keeps transformers' own progress bars off the terminal, which belongs to the command line."""
+    shown = settings.is_progress_bar_enabled()
+    settings.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            settings.enable_progress_bar()
+
+
 def load_language_model(name: str, *, device: str = "cpu") -> tuple[nn.Module, Any]:
     """Returns a causal language model in float32 and its tokenizer.
 
@@ -157,10 +170,11 @@ def load_language_model(name: str, *, device: str = "cpu") -> tuple[nn.Module, A
     """
     transformers = require("transformers", purpose="understanding")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, attn_implementation="eager" if device == "cpu" else "sdpa"
-        )
+        with _without_bars(transformers.utils.logging):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                name, dtype=torch.float32, attn_implementation="eager" if device == "cpu" else "sdpa"
+            )
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"no language model can be loaded from '{name}': {str(error).splitlines()[0]}",

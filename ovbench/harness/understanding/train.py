@@ -1,4 +1,4 @@
-"""Visual instruction tuning: stage 1 trains the projector on captions, stage 2 projector and language model on answers."""
+"""Visual instruction tuning: stage 1 trains the projector on captions, stage 2 also the language model on answers."""
 
 from __future__ import annotations
 
@@ -81,6 +81,7 @@ def train_llava(
             weight_decay=settings.weight_decay,
             clip_norm=settings.clip_norm,
             checkpoint_every=settings.checkpoint_every,
+            log_every=min(10, settings.checkpoint_every),
         ),
         folder=folder,
         name=f"stage{stage}",

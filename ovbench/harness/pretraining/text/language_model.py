@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.nn import functional
 from ovbench._base.errors import ConfigError
 from ovbench._base.files import atomic_dir, make_dir, write_json
 from ovbench._base.seeding import derive
+from ovbench.harness.checkpoint import save_tensors
 from ovbench.harness.pretraining.text.text_data import (
     TextScene,
     TextWeights,
@@ -80,7 +81,7 @@ class LanguageModelResult:
     log: list[dict[str, Any]]  # loss rows
 
 
-def build_model(recipe: LanguageModelRecipe, table: Mapping[str, int], seed: int) -> torch.nn.Module:
+def build_model(recipe: LanguageModelRecipe, table: Mapping[str, int], seed: int) -> Any:
     """Returns a fresh `LlamaForCausalLM` with eager attention; the initialisation depends on the seed alone."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -165,8 +166,6 @@ def train_language_model(
     Returns:
         The folder, held-out accuracies per kind (of the stored bfloat16 weights) and the log.
     """
-    from dataclasses import replace
-
     recipe = recipe or LanguageModelRecipe()
     recipe = recipe if steps is None else replace(recipe, steps=steps)
     state_folder = make_dir(state_folder or out.parent / f"{out.name}.state")
@@ -206,7 +205,7 @@ def train_language_model(
             weight_decay=recipe.weight_decay,
             betas=(0.9, 0.98),
             checkpoint_every=recipe.checkpoint_every,
-            log_every=25,
+            log_every=min(25, recipe.checkpoint_every),
         ),
         folder=state_folder,
         name="lm",
@@ -219,7 +218,11 @@ def train_language_model(
     stored.load_state_dict(model.state_dict())
     accuracy = text_accuracy(stored, held_out, table)
     with atomic_dir(out) as folder:
-        model.save_pretrained(folder)
+        model.config.dtype = torch.bfloat16
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(folder)
+        tensors = {key: value for key, value in model.state_dict().items() if key != "lm_head.weight"}  # tied
+        save_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
         write_tokenizer(folder, words(), max_length=recipe.max_length)
         write_json(
             folder / "training.json",
