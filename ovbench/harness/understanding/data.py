@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
-from ovbench._base.errors import ConfigError
+from ovbench._base.errors import ConfigError, DataError
+from ovbench._base.fingerprint import fingerprint
 from ovbench._base.seeding import derive, numpy_generator
 from ovbench.harness.understanding.conversation import (
     Conversation,
@@ -20,9 +22,13 @@ from ovbench.harness.understanding.conversation import (
     render,
     tokenize,
 )
+from ovbench.tasks.sources import WORLD_VERSION
 from ovbench.tasks.world.captions import scene_caption
 from ovbench.tasks.world.questions import training_turns
 from ovbench.tasks.world.scene import Scene, make_scene
+
+if TYPE_CHECKING:
+    from ovbench.tasks.world.draw import Sprites
 
 TokenSource = Callable[[Sequence[str]], torch.Tensor]  # image ids -> float32 [B, N, C]
 
@@ -31,8 +37,8 @@ class TrainingData(Protocol):
     """Conversations for both stages, in any number and from any source."""
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What the data are, as plain values; part of the run's fingerprint."""
+    def digest(self) -> str:
+        """The sha256 of everything that can change a conversation or a pixel."""
         ...
 
     def size(self, stage: int) -> int:
@@ -44,8 +50,8 @@ class TrainingData(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WorldData:
+@dataclass(frozen=True, kw_only=True)
+class WorldTrainingData:
     """Training scenes of the garment world: captions in stage 1, questions and answers in stage 2."""
 
     seed: int  # of the world: which scenes, and which questions are asked about them
@@ -61,23 +67,37 @@ class WorldData:
             )
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """The settings."""
-        return {
-            "source": "world",
-            "seed": self.seed,
-            "num_scenes": self.num_scenes,
-            "num_turns": self.num_turns,
-            "new_questions": self.new_questions,
-        }
+    def digest(self) -> str:
+        """The sha256 of the settings, the world's version and the photographs."""
+        return fingerprint({"world": WORLD_VERSION, "settings": asdict(self), "sprites": self._sprites.digest})
+
+    @cached_property
+    def image_ids(self) -> tuple[str, ...]:
+        """The ids of all images that training asks for."""
+        return tuple(self.scene(index).image_id for index in range(self.num_scenes))
+
+    @cached_property
+    def _sprites(self) -> Sprites:
+        from ovbench.tasks.world.draw import embedded_sprites
+
+        return embedded_sprites("train")
+
+    def image(self, image_id: str) -> np.ndarray:
+        """Returns an image, uint8 `[H, W, 3]`.
+
+        Raises:
+            DataError: No training scene has that name.
+        """
+        from ovbench.tasks.world.draw import draw_scene
+
+        split, _, number = image_id.partition("-")
+        if split != "train" or not number.isdecimal() or int(number) >= self.num_scenes:
+            raise DataError(f"there is no training image '{image_id}'", where="training data")
+        return draw_scene(self.scene(int(number)), self._sprites)
 
     def scene(self, index: int) -> Scene:
         """Returns a training scene."""
         return make_scene(self.seed, "train", index)
-
-    def image_ids(self) -> tuple[str, ...]:
-        """Returns the ids of all images that training asks for."""
-        return tuple(self.scene(index).image_id for index in range(self.num_scenes))
 
     def size(self, stage: int) -> int:
         """Returns the number of scenes."""

@@ -6,81 +6,40 @@ Answers do not depend on the batch size: what was decided by a margin within rou
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 
 from ovbench._base.errors import ConfigError, DataError, RecordError
-from ovbench._base.files import append_jsonl, atomic_write_text, read_jsonl
+from ovbench._base.files import append_jsonl, atomic_write_bytes, read_jsonl
 from ovbench._base.seeding import derive, torch_generator
 from ovbench.harness.training import Progress, no_progress
 from ovbench.harness.understanding.conversation import Tokenized, question_prompt, tokenize
 from ovbench.harness.understanding.data import TokenSource
 from ovbench.harness.understanding.decoding import greedy, option_scores, prefill
 from ovbench.harness.understanding.llava import Llava
+from ovbench.tasks.answers import parse
+from ovbench.tasks.base import Prediction, Sample, TaskData, TaskSpec
 
 log = logging.getLogger(__name__)
 
 Control = Literal["none", "shuffled", "blind"]
 CONTROLS: tuple[Control, ...] = ("none", "shuffled", "blind")
+ANSWERS = "answers.jsonl"  # name of the file in a step's folder
+CLOSE_CALL = 1e-3  # nats; float32 sums in another order differ by about a hundredth of this
 _DIGITS = 6  # decimals of a stored log-likelihood
 
 
-class Asked(Protocol):
-    """What `answer` needs to know of a question; `ovbench.tasks.base.Sample` has it."""
-
-    @property
-    def item_id(self) -> str:
-        """Unique within the task."""
-        ...
-
-    @property
-    def image_id(self) -> str:
-        """The image it is about."""
-        ...
-
-    @property
-    def prompt(self) -> str:
-        """The text that the user says, without the image mark."""
-        ...
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """Texts whose likelihoods are wanted; may be empty."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """What the model said to one question; not yet parsed or scored."""
+class _Heard:
+    """What the model said to one question."""
 
-    item_id: str
-    image_id: str | None  # of the image that was shown; None: none was
     raw: str  # greedy free answer
-    option_scores: tuple[float, ...] | None  # mean log-likelihood of each option's tokens
-    chosen: str | None  # the likeliest option
+    scores: tuple[float, ...]  # mean log-likelihood of each option's tokens
     margin: float  # gap between the two best choices of the closest decision, nats
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AnswerConfig:
-    """How answers are produced."""
-
-    batch_size: int = 64  # questions
-    max_new_tokens: int = 8  # of the free answer
-    close_call: float = 1e-3  # nats; a decision closer than this is made again at batch size 1 (0: never)
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.max_new_tokens < 1 or self.close_call < 0:
-            raise ConfigError(
-                f"batch size {self.batch_size}, new tokens {self.max_new_tokens} and close call {self.close_call} "
-                "must be positive",
-                where="answering",
-            )
 
 
 def deranged(image_ids: Sequence[str], seed: int) -> dict[str, str]:
@@ -99,15 +58,17 @@ def deranged(image_ids: Sequence[str], seed: int) -> dict[str, str]:
 
 def answer(
     model: Llava,
-    samples: Sequence[Asked],
+    data: TaskData,
     tokens: TokenSource,
     *,
     control: Control = "none",
+    batch_size: int = 64,
     out: Path,
-    config: AnswerConfig | None = None,
+    max_new_tokens: int = 8,
     seed: int = 0,
+    close_call: float = CLOSE_CALL,
     progress: Progress = no_progress,
-) -> list[Answer]:
+) -> list[Prediction]:
     """Answers every question in float32 and appends the answers to a JSONL file, batch by batch.
 
     Continues behind the last whole line of `out`. Batches are always cut at the same places, so that a continued run
@@ -115,46 +76,83 @@ def answer(
 
     Args:
         model: In evaluation mode.
-        samples: The questions, in the order of the file.
+        data: The questions, in the order of the file, and how an answer is read.
         tokens: Image ids → visual tokens.
         control: `shuffled` shows each question another image, `blind` none.
+        batch_size: Questions read together; changes no answer.
         out: The file; belongs to this model, task and control alone.
-        config: Batch size and decoding.
+        max_new_tokens: Longest free answer.
         seed: Of the shuffled control.
+        close_call: Nats; a decision closer than this is made again at batch size 1. 0: never.
         progress: Told after each batch.
 
     Raises:
-        ConfigError: The control is unknown, or the model is in training mode.
+        ConfigError: The control is unknown, a number is out of range, or the model is in training mode.
         RecordError: The file holds answers to other questions.
     """
-    config = config or AnswerConfig()
     if control not in CONTROLS:
         raise ConfigError(f"unknown control '{control}'", where="control", fix=f"choose one of {', '.join(CONTROLS)}")
+    if batch_size < 1 or max_new_tokens < 1:
+        raise ConfigError(
+            f"batch size and new tokens must be 1 or more, got {batch_size} and {max_new_tokens}", where="answering"
+        )
     if model.training:
         raise ConfigError("the model is in training mode", where="answering", fix="call model.eval() first")
+    samples = data.samples
     shown = _shown(samples, control, seed)
     found = _kept(out, samples, shown)
     num_again = 0
-    for start in range(0, len(samples), config.batch_size):
-        stop = min(start + config.batch_size, len(samples))
+    for start in range(0, len(samples), batch_size):
+        stop = min(start + batch_size, len(samples))
         if stop <= len(found):
             continue
-        batch = samples[start:stop]
-        answers = _answer_batch(model, batch, shown[start:stop], tokens, config)
-        for place, (sample, image_id) in enumerate(zip(batch, shown[start:stop], strict=True)):
-            if len(batch) > 1 and answers[place].margin < config.close_call:
+        batch, images = samples[start:stop], shown[start:stop]
+        heard = _ask(model, batch, images, tokens, max_new_tokens)
+        for place, (sample, image_id) in enumerate(zip(batch, images, strict=True)):
+            if len(batch) > 1 and heard[place].margin < close_call:
                 num_again += 1
-                answers[place] = _answer_batch(model, [sample], [image_id], tokens, config)[0]
-        fresh = answers[len(found) - start :] if len(found) > start else answers
-        append_jsonl(out, [asdict(item) for item in fresh])
-        found += fresh
+                heard[place] = _ask(model, [sample], [image_id], tokens, max_new_tokens)[0]
+        rows = [
+            (judge(data.spec, sample, item.raw, item.scores), {"image_id": image_id, "margin": item.margin})
+            for sample, image_id, item in zip(batch, images, heard, strict=True)
+        ][max(0, len(found) - start) :]
+        append_jsonl(out, [{**asdict(prediction), **more} for prediction, more in rows])
+        found += [prediction for prediction, _ in rows]
         progress(stop, len(samples))
     if num_again:
         log.info("%d of %d questions were close calls and were asked again alone", num_again, len(samples))
     return found
 
 
-def _shown(samples: Sequence[Asked], control: Control, seed: int) -> list[str | None]:
+def judge(spec: TaskSpec, sample: Sample, raw: str, scores: tuple[float, ...]) -> Prediction:
+    """Reads an answer as the task says: the likeliest option, or what its parser finds in the greedy answer."""
+    parsed = parse(spec.parser, raw, sample.options)
+    ranked = sample.options[scores.index(max(scores))] if scores else None
+    chosen = ranked if spec.scoring == "likelihood" else parsed
+    return Prediction(
+        item_id=sample.item_id,
+        raw=raw,
+        parsed=parsed,
+        option_scores=scores or None,
+        chosen=chosen,
+        correct=chosen is not None and chosen == sample.answer,
+    )
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Reads what `answer` wrote.
+
+    Args:
+        path: The file, or the folder that holds it as `answers.jsonl`.
+
+    Raises:
+        DataError: The file is absent or damaged.
+    """
+    file = path / ANSWERS if path.is_dir() else path
+    return [_prediction(row, file) for row in read_jsonl(file)]
+
+
+def _shown(samples: Sequence[Sample], control: Control, seed: int) -> list[str | None]:
     if control == "blind":
         return [None] * len(samples)
     if control == "shuffled":
@@ -163,68 +161,60 @@ def _shown(samples: Sequence[Asked], control: Control, seed: int) -> list[str | 
     return [sample.image_id for sample in samples]
 
 
-def _kept(out: Path, samples: Sequence[Asked], shown: Sequence[str | None]) -> list[Answer]:
+def _kept(out: Path, samples: Sequence[Sample], shown: Sequence[str | None]) -> list[Prediction]:
     """Reads the answers that are there; a line torn by a crash is cut off the file."""
     if not out.is_file():
         return []
-    rows = read_jsonl(out, drop_torn_tail=True)
-    text = out.read_text(encoding="utf-8")
-    if not text.endswith("\n"):
-        atomic_write_text(out, text[: text.rfind("\n") + 1])
+    content = out.read_bytes()
+    if not content.endswith(b"\n"):
+        atomic_write_bytes(out, content[: content.rfind(b"\n") + 1])
+    rows = read_jsonl(out)
     if len(rows) > len(samples):
         raise RecordError(
             f"the file holds {len(rows)} answers to {len(samples)} questions", where=str(out), fix="delete the file"
         )
-    answers = [_from_row(row, out) for row in rows]
-    for number, (item, sample, image_id) in enumerate(zip(answers, samples, shown, strict=False), start=1):
-        if (item.item_id, item.image_id) != (sample.item_id, image_id):
+    kept = [_prediction(row, out) for row in rows]
+    for number, (row, sample, image_id) in enumerate(zip(rows, samples, shown, strict=False), start=1):
+        if (row["item_id"], row.get("image_id")) != (sample.item_id, image_id):
             raise RecordError(
-                f"line {number} answers '{item.item_id}' with image '{item.image_id}', but '{sample.item_id}' with "
-                f"'{image_id}' is asked",
+                f"line {number} answers '{row['item_id']}' with image '{row.get('image_id')}', but "
+                f"'{sample.item_id}' with '{image_id}' is asked",
                 where=str(out),
                 fix="delete the file; it belongs to another task or control",
             )
-    return answers
+    return kept
 
 
-def _from_row(row: Mapping[str, Any], path: Path) -> Answer:
+def _prediction(row: Mapping[str, Any], path: Path) -> Prediction:
     try:
-        scores = row["option_scores"]
-        return Answer(**{**row, "option_scores": None if scores is None else tuple(scores)})
+        values = {field.name: row[field.name] for field in fields(Prediction)}
+        scores = values["option_scores"]
+        return Prediction(**{**values, "option_scores": None if scores is None else tuple(scores)})
     except (KeyError, TypeError) as error:
         raise DataError(f"a line is not an answer: {error}", where=str(path), fix="delete the file") from error
 
 
 @torch.inference_mode()
-def _answer_batch(
-    model: Llava, samples: Sequence[Asked], shown: Sequence[str | None], tokens: TokenSource, config: AnswerConfig
-) -> list[Answer]:
+def _ask(
+    model: Llava, samples: Sequence[Sample], shown: Sequence[str | None], tokens: TokenSource, max_new_tokens: int
+) -> list[_Heard]:
     prompts = [_prompt(model, sample.prompt, image_id) for sample, image_id in zip(samples, shown, strict=True)]
     wanted = [image_id for image_id in shown if image_id is not None]
     visual: torch.Tensor | None = None
     if wanted:
-        distinct = list(dict.fromkeys(wanted))
-        visual = tokens(distinct)[torch.tensor([distinct.index(image_id) for image_id in wanted])].float()
+        distinct = {image_id: place for place, image_id in enumerate(dict.fromkeys(wanted))}
+        visual = tokens(list(distinct))[torch.tensor([distinct[image_id] for image_id in wanted])].float()
     state = prefill(model, [item for _, item in prompts], visual)
     options = [_options(model, text, item, sample) for (text, item), sample in zip(prompts, samples, strict=True)]
     scores = option_scores(model, state, options, visual)
-    texts, margins = greedy(model, state, max_new_tokens=config.max_new_tokens)
-    answers: list[Answer] = []
-    for number, sample in enumerate(samples):
-        values = [round(value, _DIGITS) for value in scores[number]]
+    texts, gaps = greedy(model, state, max_new_tokens=max_new_tokens)
+    heard: list[_Heard] = []
+    for raw, gap, values in zip(texts, gaps, scores, strict=True):
         ranked = sorted(values, reverse=True)
-        margin = min(margins[number], ranked[0] - ranked[1]) if len(ranked) > 1 else margins[number]
-        answers.append(
-            Answer(
-                item_id=sample.item_id,
-                image_id=shown[number],
-                raw=texts[number],
-                option_scores=tuple(values) or None,
-                chosen=sample.options[values.index(ranked[0])] if values else None,
-                margin=round(margin, _DIGITS) if math.isfinite(margin) else 0.0,
-            )
-        )
-    return answers
+        margin = min(gap, ranked[0] - ranked[1]) if len(ranked) > 1 else gap
+        rounded = tuple(round(value, _DIGITS) for value in values)
+        heard.append(_Heard(raw=raw, scores=rounded, margin=round(margin, _DIGITS)))
+    return heard
 
 
 def _prompt(model: Llava, question: str, image_id: str | None) -> tuple[str, Tokenized]:
@@ -233,7 +223,7 @@ def _prompt(model: Llava, question: str, image_id: str | None) -> tuple[str, Tok
     return text, tokenize(model.tokenizer, text, has_image=has_image)
 
 
-def _options(model: Llava, text: str, prompt: Tokenized, sample: Asked) -> list[tuple[int, ...]]:
+def _options(model: Llava, text: str, prompt: Tokenized, sample: Sample) -> list[tuple[int, ...]]:
     """Returns the ids of each option as the continuation of the prompt.
 
     Raises:

@@ -231,13 +231,13 @@ def load_weights(path: Path, model: Llava) -> None:
         raise DataError(f"the weights do not fit the model: {error}", where=str(path)) from error
 
 
-def load_llava(config: LlavaConfig, dim: int, weights: Path, *, stage: int = 2, device: str = "cpu") -> Llava:
+def load_llava(weights: Path, config: LlavaConfig, *, dim: int, stage: int = 2, device: str = "cpu") -> Llava:
     """Returns a trained LLaVA, ready to answer.
 
     Args:
+        weights: What `train_llava` returned.
         config: The recipe it was trained with.
         dim: Width of the visual tokens.
-        weights: What `train_llava` returned.
         stage: Whose template it speaks.
         device: Torch device.
     """

@@ -20,10 +20,10 @@ from ovbench.harness.understanding.llava import Llava, build_llava, load_weights
 
 def train_llava(
     tokens: TokenSource,
+    *,
     dim: int,
     data: TrainingData,
     config: LlavaConfig,
-    *,
     seed: int,
     folder: Path,
     stage: int,
@@ -65,7 +65,7 @@ def train_llava(
     model.language_model.requires_grad_(stage == 2)
     recipe = {
         "config": asdict(config),
-        "data": data.identity,
+        "data": data.digest,
         "seed": seed,
         "stage": stage,
         "init": file_sha256(init) if init is not None else None,

@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
-from ovbench._base.errors import ConfigError
+from ovbench._base.errors import ConfigError, DataError
 from ovbench.harness.understanding.config import LlavaConfig, StageConfig
-from ovbench.harness.understanding.data import Order, WorldData
+from ovbench.harness.understanding.data import Order, WorldTrainingData
 from ovbench.tasks.world.captions import scene_caption
 
 
@@ -25,7 +25,7 @@ def test_the_order_of_a_step_does_not_depend_on_earlier_steps() -> None:
 
 
 def test_stage_one_is_the_caption_and_stage_two_are_questions() -> None:
-    data = WorldData(seed=0, num_scenes=5, num_turns=4)
+    data = WorldTrainingData(seed=0, num_scenes=5, num_turns=4)
     caption = data.conversation(1, 3, 0)
     assert caption.image_id == "train-000003"
     assert [item.text for item in caption.messages] == ["<image>\n", scene_caption(data.scene(3))]
@@ -36,18 +36,18 @@ def test_stage_one_is_the_caption_and_stage_two_are_questions() -> None:
 
 
 def test_passes_ask_other_questions_unless_told_not_to() -> None:
-    assert WorldData(seed=0).conversation(2, 1, 0) != WorldData(seed=0).conversation(2, 1, 1)
-    fixed = WorldData(seed=0, new_questions=False)
+    assert WorldTrainingData(seed=0).conversation(2, 1, 0) != WorldTrainingData(seed=0).conversation(2, 1, 1)
+    fixed = WorldTrainingData(seed=0, new_questions=False)
     assert fixed.conversation(2, 1, 0) == fixed.conversation(2, 1, 1)
 
 
 def test_training_never_asks_for_a_test_image() -> None:
-    assert all(image_id.startswith("train-") for image_id in WorldData(seed=0, num_scenes=20).image_ids())
+    assert all(image_id.startswith("train-") for image_id in WorldTrainingData(seed=0, num_scenes=20).image_ids)
 
 
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="num_scenes"):
-        WorldData(seed=0, num_scenes=0)
+        WorldTrainingData(seed=0, num_scenes=0)
     with pytest.raises(ConfigError, match="no language model"):
         LlavaConfig(language_model="")
     with pytest.raises(ConfigError, match="lr must be positive"):
@@ -57,3 +57,18 @@ def test_impossible_settings_are_refused() -> None:
 def test_warm_up_is_rounded_up() -> None:
     assert StageConfig(steps=300, batch_size=1, lr=1.0, template="v1", warmup_ratio=0.03).warmup_steps == 9
     assert StageConfig(steps=310, batch_size=1, lr=1.0, template="v1", warmup_ratio=0.03).warmup_steps == 10
+
+
+def test_images_are_drawn_by_name() -> None:
+    data = WorldTrainingData(seed=0, num_scenes=5)
+    image = data.image("train-000003")
+    assert (image.shape, image.dtype.name) == ((64, 64, 3), "uint8")
+    with pytest.raises(DataError, match="no training image 'train-000005'"):
+        data.image("train-000005")
+
+
+def test_the_digest_changes_with_every_setting() -> None:
+    base = {"seed": 0, "num_scenes": 5, "num_turns": 4, "new_questions": True}
+    others = [{"seed": 1}, {"num_scenes": 6}, {"num_turns": 5}, {"new_questions": False}, {}]
+    assert len({WorldTrainingData(**{**base, **other}).digest for other in others}) == len(others)
+    assert WorldTrainingData(**base).digest == WorldTrainingData(**base).digest

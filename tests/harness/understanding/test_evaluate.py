@@ -1,34 +1,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from ovbench._base.errors import ConfigError, RecordError
+from ovbench._base.files import read_jsonl
 from ovbench._base.seeding import torch_generator
 from ovbench.harness.understanding.config import LlavaConfig
+from ovbench.harness.understanding.conversation import Tokenized
 from ovbench.harness.understanding.decoding import long_option_scores, option_scores, prefill
-from ovbench.harness.understanding.evaluate import Answer, AnswerConfig, Control, answer, deranged
+from ovbench.harness.understanding.evaluate import Control, answer, deranged, judge, read_predictions
 from ovbench.harness.understanding.evaluate import _options as options_of
 from ovbench.harness.understanding.evaluate import _prompt as prompt_of
-from ovbench.harness.understanding.llava import Llava, build_llava
+from ovbench.harness.understanding.llava import Llava, build_llava, splice
+from ovbench.tasks.base import Prediction, Sample, TaskData, TaskSpec
 
 DIM = 8
 
 
-@dataclass(frozen=True)
-class Question:
-    item_id: str
-    image_id: str
-    prompt: str
-    options: tuple[str, ...] = ("top-left", "top-right", "bottom-left", "bottom-right")
+SPEC = TaskSpec(
+    name="toy",
+    version=1,
+    title="toy",
+    kind="choice",
+    source={},
+    scoring="likelihood",
+    parser="option_text",
+    metrics=("accuracy",),
+    headline="accuracy",
+    chance=0.25,
+    family="mini",
+)
+CELLS = ("top-left", "top-right", "bottom-left", "bottom-right")
+
+
+def question(item_id: str, image_id: str, text: str, options: tuple[str, ...] = CELLS) -> Sample:
+    return Sample(
+        item_id=item_id, image_id=image_id, question=text, prompt=text, options=options, answer=options[0], group="g"
+    )
+
+
+def task(samples: Sequence[Sample]) -> TaskData:
+    def no_image(image_id: str) -> np.ndarray:
+        raise AssertionError(image_id)
+
+    return TaskData(spec=SPEC, samples=tuple(samples), digest="d", image=no_image, num_total=len(samples))
 
 
 QUESTIONS = [
-    Question(f"q{number}", f"test-{number // 2}", text)
+    question(f"q{number}", f"test-{number // 2}", text)
     for number, text in enumerate(
         ["Where is the boot?", "Where is the boot relative to the bag?", "Where is the item for the feet?"] * 7
     )
@@ -49,8 +74,8 @@ def model(toy_language_model: str) -> Llava:
     return built
 
 
-def asked(model: Llava, out: Path, *, control: Control = "none", batch_size: int = 16) -> list[Answer]:
-    return answer(model, QUESTIONS, tokens, control=control, out=out, config=AnswerConfig(batch_size=batch_size))
+def asked(model: Llava, out: Path, *, control: Control = "none", batch_size: int = 16) -> list[Prediction]:
+    return answer(model, task(QUESTIONS), tokens, control=control, batch_size=batch_size, out=out)
 
 
 def test_answers_do_not_depend_on_the_batch_size(model: Llava, tmp_path: Path) -> None:
@@ -64,8 +89,6 @@ def test_answers_do_not_depend_on_the_batch_size(model: Llava, tmp_path: Path) -
 
 
 def test_greedy_answers_equal_those_of_transformers(model: Llava, tmp_path: Path) -> None:
-    from ovbench.harness.understanding.llava import splice
-
     found = asked(model, tmp_path / "a.jsonl")
     for sample, item in list(zip(QUESTIONS, found, strict=True))[:6]:
         _, prompt = prompt_of(model, sample.prompt, sample.image_id)
@@ -94,12 +117,10 @@ def test_one_token_shortcut_equals_reading_prompt_and_option(model: Llava) -> No
 
 
 def test_long_options_are_scored_by_the_mean_over_their_tokens(model: Llava, tmp_path: Path) -> None:
-    samples = [Question("q", "test-0", "Which scene is this?", options=("winter", "red boot , blue bag"))]
-    found = answer(model, samples, tokens, out=tmp_path / "a.jsonl")[0]
+    samples = [question("q", "test-0", "Which scene is this?", options=("winter", "red boot , blue bag"))]
+    found = answer(model, task(samples), tokens, out=tmp_path / "a.jsonl")[0]
     _, prompt = prompt_of(model, samples[0].prompt, "test-0")
     ids = model.tokenizer(" red boot , blue bag", add_special_tokens=False)["input_ids"]
-    from ovbench.harness.understanding.conversation import Tokenized
-    from ovbench.harness.understanding.llava import splice
 
     whole = Tokenized(ids=(*prompt.ids, *ids), labels=(-100,) * (len(prompt.ids) + len(ids)), image_at=prompt.image_at)
     with torch.inference_mode():
@@ -110,11 +131,15 @@ def test_long_options_are_scored_by_the_mean_over_their_tokens(model: Llava, tmp
     assert found.chosen == samples[0].options[found.option_scores.index(max(found.option_scores))]
 
 
+def images_of(path: Path) -> list[str | None]:
+    return [row["image_id"] for row in read_jsonl(path)]
+
+
 def test_shuffled_shows_every_question_another_image(model: Llava, tmp_path: Path) -> None:
     plain = asked(model, tmp_path / "a.jsonl")
     found = asked(model, tmp_path / "b.jsonl", control="shuffled")
-    assert all(item.image_id != sample.image_id for item, sample in zip(found, QUESTIONS, strict=True))
-    shown = {sample.image_id: item.image_id for item, sample in zip(found, QUESTIONS, strict=True)}
+    shown = {sample.image_id: other for other, sample in zip(images_of(tmp_path / "b.jsonl"), QUESTIONS, strict=True)}
+    assert all(other not in (None, image_id) for image_id, other in shown.items())
     assert len(set(shown.values())) == len(shown)
     assert [item.option_scores for item in found] != [item.option_scores for item in plain]
 
@@ -130,8 +155,8 @@ def test_blind_looks_at_no_image(model: Llava, tmp_path: Path) -> None:
     def refuse(image_ids: Sequence[str]) -> torch.Tensor:
         raise AssertionError
 
-    found = answer(model, QUESTIONS, refuse, control="blind", out=tmp_path / "a.jsonl")
-    assert all(item.image_id is None for item in found)
+    found = answer(model, task(QUESTIONS), refuse, control="blind", out=tmp_path / "a.jsonl")
+    assert images_of(tmp_path / "a.jsonl") == [None] * len(QUESTIONS)
     by_question = {(sample.prompt, item.raw) for sample, item in zip(QUESTIONS, found, strict=True)}
     assert len(by_question) == 3
 
@@ -152,8 +177,8 @@ def test_a_finished_file_is_read_without_the_model(model: Llava, tmp_path: Path)
     def refuse(image_ids: Sequence[str]) -> torch.Tensor:
         raise AssertionError
 
-    again = answer(model, QUESTIONS, refuse, out=tmp_path / "a.jsonl", config=AnswerConfig(batch_size=16))
-    assert again == expected
+    again = answer(model, task(QUESTIONS), refuse, batch_size=16, out=tmp_path / "a.jsonl")
+    assert again == expected == read_predictions(tmp_path / "a.jsonl")
 
 
 def test_answers_to_other_questions_are_refused(model: Llava, tmp_path: Path) -> None:
@@ -171,3 +196,20 @@ def test_a_model_in_training_mode_is_refused(toy_language_model: str, tmp_path: 
 def test_an_unknown_control_is_refused(model: Llava, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown control 'dark'"):
         asked(model, tmp_path / "a.jsonl", control="dark")  # type: ignore[arg-type]
+
+
+def test_likelihood_tasks_score_the_likeliest_option_and_keep_the_free_answer() -> None:
+    found = judge(SPEC, QUESTIONS[0], "Top-right.", (-0.5, -0.9, -2.0, -3.0))
+    assert (found.chosen, found.parsed, found.correct) == ("top-left", "top-right", True)
+
+
+def test_greedy_tasks_score_what_the_parser_reads() -> None:
+    spec = replace(SPEC, kind="yesno", scoring="greedy", parser="yesno_strict")
+    sample = question("q", "test-0", "Is there a bag in the image?", options=("yes", "no"))
+    assert judge(spec, sample, "yes", (-2.0, -0.1)).correct
+    unread = judge(spec, sample, "maybe", (-0.1, -2.0))
+    assert (unread.parsed, unread.chosen, unread.correct) == (None, None, False)
+
+
+def test_predictions_are_read_from_a_steps_folder(model: Llava, tmp_path: Path) -> None:
+    assert asked(model, tmp_path / "answers.jsonl") == read_predictions(tmp_path)

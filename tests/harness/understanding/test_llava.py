@@ -94,7 +94,7 @@ def test_saved_weights_come_back(model: Llava, toy_language_model: str, tmp_path
         for parameter in model.parameters():
             parameter.add_(0.1)
     save_llava(path, model, with_language_model=True, metadata={})
-    again = load_llava(LlavaConfig(language_model=toy_language_model), DIM, path)
+    again = load_llava(path, LlavaConfig(language_model=toy_language_model), dim=DIM)
     assert not again.training
     for (name, left), (_, right) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
         assert torch.equal(left, right), name

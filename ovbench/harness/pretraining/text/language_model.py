@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from ovbench._base.errors import ConfigError
-from ovbench._base.files import atomic_dir, make_dir, write_json
+from ovbench._base.files import make_dir, write_json
 from ovbench._base.seeding import derive
 from ovbench.harness.checkpoint import save_tensors
 from ovbench.harness.pretraining.text.text_data import (
@@ -29,6 +29,7 @@ from ovbench.tasks.world.captions import words
 
 log = logging.getLogger(__name__)
 
+DEFAULT_STEPS = 2500
 # Questions are drawn by kind so that those which take longest to learn are seen most often.
 KIND_WEIGHTS = {
     "pope": 0.5,
@@ -51,7 +52,7 @@ class LanguageModelRecipe:
     heads: int = 4
     mlp_width: int = 352
     max_length: int = 512  # positions
-    steps: int = 2500
+    steps: int = DEFAULT_STEPS  # optimiser updates
     batch_size: int = 64  # sequences
     num_turns: int = 8  # questions per sequence
     lr: float = 1.5e-3  # peak, cosine to 0
@@ -70,15 +71,6 @@ class LanguageModelRecipe:
             raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}", where="language model")
         if min(self.num_turns, self.num_scenes, self.num_test_scenes, self.batch_size) < 1:
             raise ConfigError("turns, scenes and batch size must be positive", where="language model")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LanguageModelResult:
-    """What the training leaves behind."""
-
-    folder: Path  # config.json, tokenizer files, model.safetensors (bfloat16), training.json
-    accuracy: dict[str, float]  # kind → share of held-out questions answered right, greedy over all words
-    log: list[dict[str, Any]]  # loss rows
 
 
 def build_model(recipe: LanguageModelRecipe, table: Mapping[str, int], seed: int) -> Any:
@@ -151,24 +143,24 @@ def train_language_model(
     seed: int = 0,
     recipe: LanguageModelRecipe | None = None,
     progress: Progress = no_progress,
-    state_folder: Path | None = None,
-) -> LanguageModelResult:
-    """Trains the language model and writes a folder that `AutoModelForCausalLM` and `AutoTokenizer` load offline.
+) -> dict[str, float]:
+    """Trains the language model and fills a folder that `AutoModelForCausalLM` and `AutoTokenizer` load offline.
 
     Args:
-        out: The folder to write; replaced as a whole when training is done.
+        out: Gets config.json, tokenizer files, training.json and, last, model.safetensors (bfloat16); the checkpoint
+            and the log are kept there too, and the same call again continues.
         steps: Overrides the recipe's number of steps.
         seed: World, initialisation and data order.
         recipe: Everything else.
         progress: Told after each step.
-        state_folder: Checkpoints and log, kept; the same call again continues. Default: `<out>.state` beside `out`.
 
     Returns:
-        The folder, held-out accuracies per kind (of the stored bfloat16 weights) and the log.
+        `accuracy_<kind>`: share of held-out questions whose greedy answer is right (of the stored weights), and
+        `loss_first` and `loss_last`.
     """
     recipe = recipe or LanguageModelRecipe()
     recipe = recipe if steps is None else replace(recipe, steps=steps)
-    state_folder = make_dir(state_folder or out.parent / f"{out.name}.state")
+    make_dir(out)
     table = vocabulary(words())
     pool = text_pool(table, seed=seed, first=recipe.first_scene, count=recipe.num_scenes)
     held_out = text_pool(table, seed=seed, first=recipe.first_scene + recipe.num_scenes, count=recipe.num_test_scenes)
@@ -207,7 +199,7 @@ def train_language_model(
             checkpoint_every=recipe.checkpoint_every,
             log_every=min(25, recipe.checkpoint_every),
         ),
-        folder=state_folder,
+        folder=out,
         name="lm",
         recipe={"recipe": asdict(recipe), "seed": seed},
         progress=progress,
@@ -217,15 +209,12 @@ def train_language_model(
     stored = build_model(recipe, table, seed)
     stored.load_state_dict(model.state_dict())
     accuracy = text_accuracy(stored, held_out, table)
-    with atomic_dir(out) as folder:
-        model.config.dtype = torch.bfloat16
-        model.config.architectures = [type(model).__name__]
-        model.config.save_pretrained(folder)
-        tensors = {key: value for key, value in model.state_dict().items() if key != "lm_head.weight"}  # tied
-        save_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
-        write_tokenizer(folder, words(), max_length=recipe.max_length)
-        write_json(
-            folder / "training.json",
-            {"recipe": asdict(recipe), "seed": seed, "text_accuracy": accuracy, "loss": rows[-1]["loss"]},
-        )
-    return LanguageModelResult(folder=out, accuracy=accuracy, log=rows)
+    write_tokenizer(out, words(), max_length=recipe.max_length)
+    model.config.dtype = torch.bfloat16
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(out)
+    write_json(out / "training.json", {"recipe": asdict(recipe), "seed": seed, "text_accuracy": accuracy})
+    tensors = {key: value for key, value in model.state_dict().items() if key != "lm_head.weight"}  # tied
+    save_tensors(out / "model.safetensors", tensors, {"format": "pt"})
+    figures = {f"accuracy_{kind}": value for kind, value in accuracy.items()}
+    return figures | {"loss_first": rows[0]["loss"], "loss_last": rows[-1]["loss"]}

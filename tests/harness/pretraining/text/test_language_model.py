@@ -81,20 +81,22 @@ def test_the_folder_loads_offline_with_transformers(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    result = train_language_model(tmp_path / "lm", seed=0, recipe=TINY)
-    model = AutoModelForCausalLM.from_pretrained(result.folder)
-    tokenizer = AutoTokenizer.from_pretrained(result.folder)
+    figures = train_language_model(tmp_path / "lm", seed=0, recipe=TINY)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "lm")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "lm")
     assert model.dtype == torch.bfloat16
     assert len(tokenizer) == model.config.vocab_size
     assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<s>", "</s>", "<pad>")
     ids = tokenizer("USER: Where is the boot? ASSISTANT:", return_tensors="pt")["input_ids"]
     assert model(input_ids=ids).logits.shape == (1, ids.shape[1], len(TABLE))
-    assert set(result.accuracy) == {*KINDS, "pope"}
-    assert read_json(result.folder / "training.json")["text_accuracy"] == result.accuracy
+    accuracies = {f"accuracy_{kind}" for kind in (*KINDS, "pope")}
+    assert set(figures) == {*accuracies, "loss_first", "loss_last"}
+    stored = read_json(tmp_path / "lm" / "training.json")["text_accuracy"]
+    assert all(figures[f"accuracy_{kind}"] == value for kind, value in stored.items())
 
 
 def test_a_killed_training_ends_with_the_same_folder(tmp_path: Path) -> None:
-    whole = train_language_model(tmp_path / "whole", seed=0, recipe=TINY)
+    train_language_model(tmp_path / "whole", seed=0, recipe=TINY)
 
     def killed(done: int, total: int, **fields: float) -> None:
         if done == 3:
@@ -102,9 +104,9 @@ def test_a_killed_training_ends_with_the_same_folder(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         train_language_model(tmp_path / "cut", seed=0, recipe=TINY, progress=killed)
-    cut = train_language_model(tmp_path / "cut", seed=0, recipe=TINY)
+    train_language_model(tmp_path / "cut", seed=0, recipe=TINY)
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
-        assert (whole.folder / name).read_bytes() == (cut.folder / name).read_bytes()
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
 
 
 def test_impossible_settings_are_refused() -> None:
