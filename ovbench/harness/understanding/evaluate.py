@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -26,8 +26,7 @@ from ovbench.tasks.base import Prediction, Sample, TaskData, TaskSpec
 
 log = logging.getLogger(__name__)
 
-Control = Literal["none", "shuffled", "blind"]
-CONTROLS: tuple[Control, ...] = ("none", "shuffled", "blind")
+CONTROLS = ("none", "shuffled", "blind")
 ANSWERS = "answers.jsonl"  # name of the file in a step's folder
 CLOSE_CALL = 1e-3  # nats; float32 sums in another order differ by about a hundredth of this
 _DIGITS = 6  # decimals of a stored log-likelihood
@@ -61,7 +60,7 @@ def answer(
     data: TaskData,
     tokens: TokenSource,
     *,
-    control: Control = "none",
+    control: str = "none",
     batch_size: int = 64,
     out: Path,
     max_new_tokens: int = 8,
@@ -152,7 +151,7 @@ def read_predictions(path: Path) -> list[Prediction]:
     return [_prediction(row, file) for row in read_jsonl(file)]
 
 
-def _shown(samples: Sequence[Sample], control: Control, seed: int) -> list[str | None]:
+def _shown(samples: Sequence[Sample], control: str, seed: int) -> list[str | None]:
     if control == "blind":
         return [None] * len(samples)
     if control == "shuffled":
