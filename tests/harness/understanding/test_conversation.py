@@ -116,3 +116,29 @@ def test_two_image_marks_are_refused(tokenizer: Any) -> None:
 def test_a_tokenizer_without_offsets_is_refused() -> None:
     with pytest.raises(ConfigError, match="no character offsets"):
         tokenize(object(), "red", has_image=False)
+
+
+@pytest.mark.parametrize("trim_offsets", [True, False])
+def test_masks_hold_for_a_byte_level_tokenizer_whose_tokens_carry_blanks(trim_offsets: bool) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    text = "USER: Who is there? ASSISTANT: A boy.</s>USER: Is it loud? ASSISTANT: No</s>"
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.post_processor = processors.ByteLevel(trim_offsets=trim_offsets)
+    inner.train_from_iterator([text] * 20, trainers.BpeTrainer(vocab_size=200, special_tokens=["</s>"]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
+    turns = [
+        Message(role="human", text="Who is there?"),
+        Message(role="gpt", text="A boy."),
+        Message(role="human", text="Is it loud?"),
+        Message(role="gpt", text="No"),
+    ]
+    rendered = render(template("v1_short"), turns)
+    found = tokenize(tokenizer, rendered.text, rendered.spans, has_image=False)
+    assert tokenizer.decode([label for label in found.labels if label != IGNORED]) == " A boy.</s> No</s>"
+    assert tokenizer.decode([token for token, label in zip(found.ids, found.labels, strict=True) if label < 0]) == (
+        "USER: Who is there? ASSISTANT:USER: Is it loud? ASSISTANT:"
+    )

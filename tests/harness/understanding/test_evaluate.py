@@ -14,9 +14,9 @@ from ovbench._base.seeding import torch_generator
 from ovbench.harness.understanding.config import LlavaConfig
 from ovbench.harness.understanding.conversation import Tokenized
 from ovbench.harness.understanding.decoding import long_option_scores, option_scores, prefill
-from ovbench.harness.understanding.evaluate import answer, deranged, judge, read_predictions
 from ovbench.harness.understanding.evaluate import _options as options_of
 from ovbench.harness.understanding.evaluate import _prompt as prompt_of
+from ovbench.harness.understanding.evaluate import answer, deranged, judge, read_predictions
 from ovbench.harness.understanding.llava import Llava, build_llava, splice
 from ovbench.tasks.base import Prediction, Sample, TaskData, TaskSpec
 
