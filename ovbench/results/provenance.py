@@ -52,14 +52,14 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def package_versions(names: tuple[str, ...] = PACKAGES) -> dict[str, str]:
-    """Returns the installed version of each distribution that is installed."""
-    found: dict[str, str] = {}
+def package_versions(names: tuple[str, ...] = PACKAGES) -> dict[str, str | None]:
+    """Returns the version of each distribution; None for one that is not installed."""
+    found: dict[str, str | None] = {}
     for name in names:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            continue
+            found[name] = None
     return found
 
 
@@ -117,7 +117,7 @@ def environment(
         num_cores=num_cores(),
         accelerator=accelerator,
         python=platform.python_version(),
-        packages=package_versions(),
+        packages={name: version for name, version in package_versions().items() if version is not None},
         git_commit=git.commit if git else None,
         git_dirty=git.dirty if git else None,
     )

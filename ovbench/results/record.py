@@ -158,6 +158,30 @@ class RunRecord:
             twice = next(key for key in keys if keys.count(key) > 1)
             raise ValueError(f"the metric {'/'.join(str(part) for part in twice)} occurs twice")
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the record as plain JSON values.
+
+        Raises:
+            CodecError: It holds a NaN, an infinity, or something that is not JSON.
+        """
+        return encode(self)
+
+    def result_key(self) -> str:
+        """Returns sha256 of what was asked, computed and found, without times, machine and run id."""
+        return fingerprint(
+            {
+                "suite": self.suite,
+                "seed": self.seed,
+                "limit": self.limit,
+                "encoder": self.encoder,
+                "protocol": self.protocol,
+                "tasks": self.tasks,
+                "metrics": self.metrics,
+                "steps": sorted((step.name, step.detail, step.key) for step in self.steps),
+                "complete": self.complete,
+            }
+        )
+
 
 def utc_text(moment: datetime) -> str:
     """Returns an aware time as records write it: UTC, to the second, `2026-01-31T08:05:00Z`."""
@@ -185,7 +209,7 @@ def to_json(record: RunRecord) -> str:
     Raises:
         CodecError: It holds a NaN, an infinity, or something that is not JSON.
     """
-    return json_text(encode(record))
+    return json_text(record.to_dict())
 
 
 # Schema version → how a document of that version becomes one of the next. A new version adds its line here and a golden
