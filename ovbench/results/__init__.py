@@ -1,1 +1,1 @@
-"""Records of runs and the tables made of them; it reads and writes JSON and never sees a tensor."""
+"""Reads and writes records and tables; never sees a tensor."""

@@ -86,7 +86,7 @@ def _decode(kind: Any, value: Any, path: str) -> Any:
 
 def _decode_optional(kind: Any, value: Any, path: str) -> Any:
     inner = [option for option in get_args(kind) if option is not type(None)]
-    assert len(inner) == 1 and len(get_args(kind)) == 2, "records hold no union but `X | None`"
+    assert len(inner) == 1, "records hold no union but `X | None`"
     return None if value is None else _decode(inner[0], value, path)
 
 
@@ -97,7 +97,9 @@ def _decode_tuple(items: tuple[Any, ...], value: Any, path: str) -> tuple[Any, .
         return tuple(_decode(items[0], item, f"{path}[{index}]") for index, item in enumerate(value))
     if len(items) != len(value):
         raise CodecError(f"{path}: expected {len(items)} entries, found {len(value)}")
-    return tuple(_decode(kind, item, f"{path}[{index}]") for index, (kind, item) in enumerate(zip(items, value, strict=True)))
+    return tuple(
+        _decode(kind, item, f"{path}[{index}]") for index, (kind, item) in enumerate(zip(items, value, strict=True))
+    )
 
 
 def _decode_scalar(kind: Any, value: Any, path: str) -> Any:

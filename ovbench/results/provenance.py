@@ -1,123 +1,99 @@
-"""Where a result comes from: commit, packages, machine and memory. Imports none of the packages it names."""
+"""Where a result comes from: commit, package versions, machine. Reads metadata and imports none of the packages."""
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
-import resource
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from ovbench.results.record import Environment
-
+log = logging.getLogger(__name__)
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = (
-    "accelerate", "diffusers", "lmms-eval", "numpy", "open_clip_torch", "ovbench", "pandas", "pillow", "pyarrow",
-    "safetensors", "timm", "tokenizers", "torch", "torchvision", "transformers",
+    "torch", "torchvision", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pyarrow", "pillow",
+    "pyyaml", "rich", "typer", "accelerate", "diffusers", "open_clip_torch", "timm", "lmms-eval",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GitState:
-    """The commit of a checkout."""
+    """The commit of the code, where it is run from a checkout."""
 
-    commit: str  # 40 hex digits
-    dirty: bool  # the package differs from the commit; files outside it do not count
+    commit: str | None
+    dirty: bool | None  # tracked or untracked files differ from the commit
+    reason: str | None  # why there is no commit
 
 
-def git_state(package: Path | None = None) -> GitState | None:
-    """Returns the commit of the ovbench checkout, or None when it was installed from a wheel.
+def git_state(folder: Path = CHECKOUT) -> GitState:
+    """Returns the commit of the ovbench checkout; no commit when ovbench was installed from a wheel.
 
-    Args:
-        package: The package folder; by default that of the running ovbench.
+    Contract: only a folder that is itself the root of a checkout counts, so that a virtual environment inside some
+    other repository is not taken for ours.
     """
-    folder = package or Path(__file__).resolve().parent.parent
-    # Trap: an installed package may lie below some other repository (a virtual environment inside a checkout).
-    if not (folder.parent / ".git").exists():
-        return None
-    commit = _git(folder, "rev-parse", "HEAD")
-    status = _git(folder, "status", "--porcelain", "--", ".")
-    return None if commit is None or status is None else GitState(commit=commit.strip(), dirty=bool(status.strip()))
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
+    if not (folder / ".git").exists() or not (folder / "pyproject.toml").exists():
+        return GitState(commit=None, dirty=None, reason="installed, not run from a checkout")
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None  # no git on this machine: the commit is unknown, and the record says so with null
-    return done.stdout if done.returncode == 0 else None
+        commit = _git(folder, "rev-parse", "HEAD").strip()
+        changes = _git(folder, "status", "--porcelain")
+    except (OSError, subprocess.SubprocessError) as error:
+        log.warning("the commit of %s is not known: %s", folder, error)
+        return GitState(commit=None, dirty=None, reason=f"git failed: {type(error).__name__}")
+    return GitState(commit=commit, dirty=bool(changes.strip()), reason=None)
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *words],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=10,
+        stdin=subprocess.DEVNULL,
+    )
+    return done.stdout
 
 
 def package_versions(names: tuple[str, ...] = PACKAGES) -> dict[str, str | None]:
-    """Returns the version of each distribution; None for one that is not installed."""
-    found: dict[str, str | None] = {}
+    """Returns distribution → version, None where it is not installed."""
+    versions: dict[str, str | None] = {}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            versions[name] = None
+    return versions
 
 
 def cpu_model() -> str:
-    """Returns the name of the processor, as far as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+    """Returns the processor's name as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
+    except OSError:
+        log.debug("no /proc/cpuinfo: the platform module names the processor")
     return platform.processor() or platform.machine()
 
 
 def num_cores() -> int:
-    """Returns the number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Returns the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_rss_bytes() -> int:
-    """Returns the largest resident memory this process has had, in bytes."""
+    """Returns the largest resident memory of this process so far, in bytes."""
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Trap: kilobytes on Linux, bytes on macOS
+    return peak if sys.platform == "darwin" else peak * 1024  # Trap: macOS counts bytes, Linux KiB.
 
 
-def environment(
-    *,
-    device: str,
-    dtype: str,
-    threads: int,
-    device_reason: str = "",
-    deterministic: bool = True,
-    accelerator: str | None = None,
-) -> Environment:
-    """Returns the machine and software this process runs on.
-
-    Args:
-        device: Device of the run, e.g. `cpu`, `cuda:0`.
-        dtype: Name of the number format, e.g. `float32`.
-        threads: Computing threads of the process.
-        device_reason: Why this device, when it was chosen and not asked for.
-        deterministic: Whether deterministic algorithms were in force.
-        accelerator: Name of the GPU; None on CPU.
-    """
-    git = git_state()
-    return Environment(
-        device=device,
-        device_reason=device_reason,
-        dtype=dtype,
-        threads=threads,
-        deterministic=deterministic,
-        platform=platform.platform(),
-        cpu_model=cpu_model(),
-        num_cores=num_cores(),
-        accelerator=accelerator,
-        python=platform.python_version(),
-        packages={name: version for name, version in package_versions().items() if version is not None},
-        git_commit=git.commit if git else None,
-        git_dirty=git.dirty if git else None,
-    )
+def utc(time_s: float | None = None) -> str:
+    """Returns a time (seconds since the epoch; None: now) as records write it, e.g. 2026-01-20T10:15:30Z."""
+    moment = datetime.now(UTC) if time_s is None else datetime.fromtimestamp(time_s, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

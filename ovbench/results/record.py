@@ -1,261 +1,256 @@
-"""What a run leaves behind: the scores and everything needed to believe them, as one JSON document.
-
-Readers accept every past schema version, writers write only the newest. A value that was not scored is None with a
-reason, never 0 and never NaN.
-"""
+"""The record of a run: its scores, and everything needed to believe them. docs/records.md explains every field."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ovbench._base.errors import RecordError
-from ovbench._base.files import to_json as json_text
-from ovbench._base.fingerprint import fingerprint
-from ovbench.results.codec import CodecError, decode, encode
+from ovbench._base.files import to_json
+from ovbench._base.fingerprint import canonical_json, fingerprint
+from ovbench.results.schema import SCHEMA_VERSION, decode, migrate
 
-SCHEMA_VERSION = 1
-Control = Literal["none", "shuffled", "blind"]
-CONTROLS: tuple[Control, ...] = ("none", "shuffled", "blind")
+MAIN = "none"  # the control that is no control: the real images
+CONTROLS = (MAIN, "shuffled", "blind")
+_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderRecord:
-    """The encoder that was measured."""
+    """Which encoder was judged."""
 
-    spec: str  # as resolved: `clip/mini`; one row of a table
+    spec: str  # canonical spec string, e.g. `ovis3/mini`
     family: str
     variant: str
-    title: str  # for people
+    title: str
+    objective: str
+    control: bool  # an encoder that stands in the table to be beaten
     identity: str  # sha256 of everything that can change a feature
-    weights_digest: str  # sha256 of the weights
+    weights_digest: str  # sha256 over names, types, shapes and bytes
+    adapter_version: int
     num_params: int  # of the transformer
     num_params_frontend: int  # of a VAE in front of it; 0 without one
-    grid: tuple[int, int]  # visual tokens (rows, columns)
+    resolution_px: tuple[int, int]  # (height, width) of the input
+    grid: tuple[int, int]  # tokens (rows, columns)
     num_tokens: int
     dim: int  # width of a token
-    resolution_px: int
+    tap: str  # where the features were taken from
     licence: str
     training_data: str
-    objective: str
     citation: str
-    control: bool  # stands in the table to be beaten, as `random` does
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProtocolRecord:
-    """The recipe under which the numbers are comparable."""
+    """Under which recipe."""
 
     name: str
     version: int
-    content: Mapping[str, Any]  # fully resolved, no default hidden, nothing that depends on the encoder or machine
+    content: Mapping[str, Any]  # the whole recipe, resolved
+
+    @property
+    def label(self) -> str:
+        """Name and version as tables print them, e.g. `mini v1`."""
+        return f"{self.name} v{self.version}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskRecord:
-    """One task that was run."""
+    """What was asked and how it was scored."""
 
     name: str
     version: int
     title: str
-    scorer: str  # how answers were read and scored, e.g. `likelihood/option_text`
-    data_digest: str  # sha256 of questions and pixels
-    n: int  # questions asked, after any limit
+    kind: str  # choice or yesno
+    family: str  # mini or paper
+    scorer: str  # how an answer was read and scored, with the scorer's version
     headline: str  # the metric that stands in tables
-    chance: float | None  # headline of a blind guess, a fraction; None where it has none
-    groups: tuple[str, ...] = ()  # dimensions or splits, in the order of tables
+    chance: float | None  # expected headline of a blind guess, a fraction; None: not known
+    groups: tuple[str, ...]  # dimensions or splits, in the order of tables
+    data_digest: str  # of everything that can change a question or a pixel
+    n: int  # questions asked
+    num_total: int  # questions before any limit
+    citation: str
+    licence: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MetricValue:
-    """One number, with its unit, direction and uncertainty."""
+    """One score. Missing is None with a reason, never 0 and never NaN."""
 
     task: str
     name: str
-    value: float | None  # None where it was not scored
-    unit: str  # `fraction` for everything that tables print as percent
-    higher_is_better: bool | None  # None: describes, and has no good direction
-    n: int  # questions it rests on
-    low: float | None  # 95 % interval
+    control: str  # none, shuffled or blind
+    group: str | None  # dimension or split; None: all questions
+    value: float | None
+    unit: str  # fraction, dB, …
+    higher_is_better: bool | None  # None: neither way is better
+    n: int  # questions it was computed from
+    low: float | None  # 95% interval
     high: float | None
     interval: str  # how the interval was made, or why there is none
-    reason: str | None = None  # why `value` is None
-    group: str | None = None  # dimension or split; None: over all questions
-    control: Control = "none"
+    reason: str | None  # why there is no value
 
     def __post_init__(self) -> None:
-        what = f"{self.task}/{self.name}"
-        if (self.value is None) != (self.reason is not None):
-            raise ValueError(f"{what}: a value needs no reason, and a missing value needs one")
-        if (self.low is None) != (self.high is None) or (self.value is None and self.low is not None):
-            raise ValueError(f"{what}: an interval has two ends and stands beside a value")
+        if (self.value is None) != bool(self.reason):
+            raise RecordError(f"metric '{self.name}' of '{self.task}' needs either a value or a reason")
+        if (self.low is None) != (self.high is None):
+            raise RecordError(f"metric '{self.name}' of '{self.task}' has half an interval")
+        for number in (self.value, self.low, self.high):
+            if number is not None and not math.isfinite(number):
+                raise RecordError(f"metric '{self.name}' of '{self.task}' is {number}: use None and a reason")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise RecordError(f"metric '{self.name}' of '{self.task}' has an interval that ends before it begins")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepRecord:
-    """One step of the run."""
+    """One cached unit of work."""
 
-    name: str  # `features`, `llava_stage1`, …
-    key: str  # content key in the cache
-    seconds: float  # wall time in this run
-    cached: bool  # taken from the cache; `seconds` is then the time to read it
-    detail: str = ""  # e.g. the task
+    name: str
+    key: str  # sha256 of everything that can change its output
+    seconds: float  # in this run
+    cached: bool  # found in the cache, so that `seconds` is only the time to find it
+    made_in_s: float | None  # what it cost when it was made
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """A cost: throughput, peak memory. Missing is None with a reason."""
+
+    name: str  # e.g. `peak_rss`
+    value: float | None
+    unit: str  # e.g. `bytes`, `images/s`
+    reason: str | None
+
+    def __post_init__(self) -> None:
+        if (self.value is None) != bool(self.reason):
+            raise RecordError(f"measurement '{self.name}' needs either a value or a reason")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Environment:
-    """The machine and software; see provenance.py."""
+    """Where it ran and with which code."""
 
-    device: str
-    device_reason: str  # why this device, when it was chosen and not asked for
-    dtype: str
-    threads: int
-    deterministic: bool
-    platform: str
-    cpu_model: str
-    num_cores: int
-    accelerator: str | None  # name of the GPU; None on CPU
-    python: str
-    packages: Mapping[str, str]  # installed version by distribution name
-    git_commit: str | None  # of the ovbench checkout; None when installed from a wheel
+    ovbench_version: str
+    git_commit: str | None  # None: not run from a checkout
     git_dirty: bool | None
+    python: str
+    packages: Mapping[str, str | None]  # distribution → version; None: not installed
+    platform: str
+    cpu: str
+    num_cores: int
+    device: str
+    device_name: str | None
+    dtype: str  # of the encoder
+    num_threads: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRecord:
-    """One (encoder, suite, protocol, seed) and what came out."""
+    """One run: (encoder, suite, protocol, seed). Build it with `RunRecord.new`."""
 
-    run_id: str
+    schema_version: int
+    run_id: str  # UTC time of the start and the first digits of the content's fingerprint
     suite: str
     seed: int
-    limit: int | None  # questions per task; None: all of them
+    limit: int | None  # questions per task; None: all
     encoder: EncoderRecord
     protocol: ProtocolRecord
     tasks: tuple[TaskRecord, ...]
     metrics: tuple[MetricValue, ...]
     steps: tuple[StepRecord, ...]
-    throughput: Mapping[str, float]  # name with its unit → value, e.g. `encode_img_per_s`
-    peak_memory_bytes: Mapping[str, int]  # `host`, and `device` on an accelerator
+    measurements: tuple[Measurement, ...]
     environment: Environment
-    started_utc: str  # ISO 8601 with Z
+    started_utc: str  # e.g. 2026-01-20T10:15:30Z
     finished_utc: str
-    complete: bool  # every task and control was scored; tables take no other records
-    warnings: tuple[str, ...] = ()
-    schema_version: int = field(default=SCHEMA_VERSION)
+    complete: bool  # every task of the run was scored; tables leave incomplete runs out
+    warnings: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        known = {task.name for task in self.tasks}
-        if len(known) != len(self.tasks):
-            raise ValueError("a task occurs twice")
-        if unknown := sorted({metric.task for metric in self.metrics} - known):
-            raise ValueError(f"metrics of '{unknown[0]}', which is not among the tasks")
-        keys = [(metric.task, metric.name, metric.group, metric.control) for metric in self.metrics]
-        if len(set(keys)) != len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise ValueError(f"the metric {'/'.join(str(part) for part in twice)} occurs twice")
+        for name in ("started_utc", "finished_utc"):
+            if not _UTC.fullmatch(getattr(self, name)):
+                raise RecordError(f"'{name}' should look like 2026-01-20T10:15:30Z, got '{getattr(self, name)}'")
+        known = [task.name for task in self.tasks]
+        if len(set(known)) != len(known):
+            raise RecordError("a task occurs twice")
+        seen: set[tuple[str, str, str | None, str]] = set()
+        for metric in self.metrics:
+            key = (metric.task, metric.name, metric.group, metric.control)
+            if metric.task not in known:
+                raise RecordError(f"metric '{metric.name}' belongs to the task '{metric.task}', which was not run")
+            if metric.control not in CONTROLS:
+                raise RecordError(f"metric '{metric.name}' has the unknown control '{metric.control}'")
+            if key in seen:
+                raise RecordError(f"metric '{metric.name}' of '{metric.task}' occurs twice (group {metric.group})")
+            seen.add(key)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the record as plain JSON values.
+    @classmethod
+    def new(cls, **fields: Any) -> RunRecord:
+        """Returns a record in the newest schema; takes every field but `schema_version` and `run_id`, which it makes.
 
-        Raises:
-            CodecError: It holds a NaN, an infinity, or something that is not JSON.
+        The protocol's content may hold tuples, paths and dataclasses: it is stored as plain JSON.
         """
-        return encode(self)
+        protocol: ProtocolRecord = fields["protocol"]
+        plain = json.loads(canonical_json(protocol.content))
+        fields["protocol"] = dataclasses.replace(protocol, content=plain)
+        record = cls(schema_version=SCHEMA_VERSION, run_id="", **fields)
+        time = record.started_utc.replace("-", "").replace(":", "")
+        return dataclasses.replace(record, run_id=f"{time}-{record.fingerprint[:8]}")
 
-    def result_key(self) -> str:
-        """Returns sha256 of what was asked, computed and found, without times, machine and run id."""
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of what was run and what came out; time, machine and code version are not in it."""
         return fingerprint(
             {
                 "suite": self.suite,
                 "seed": self.seed,
                 "limit": self.limit,
                 "encoder": self.encoder,
+                "dtype": self.environment.dtype,
                 "protocol": self.protocol,
                 "tasks": self.tasks,
                 "metrics": self.metrics,
-                "steps": sorted((step.name, step.detail, step.key) for step in self.steps),
+                "steps": sorted(step.key for step in self.steps),
                 "complete": self.complete,
             }
         )
 
+    def task(self, name: str) -> TaskRecord | None:
+        """Returns the task of that name, or None when it was not run."""
+        return next((task for task in self.tasks if task.name == name), None)
 
-def utc_text(moment: datetime) -> str:
-    """Returns an aware time as records write it: UTC, to the second, `2026-01-31T08:05:00Z`."""
-    if moment.tzinfo is None:
-        raise ValueError("a time without a zone")
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the record as plain JSON values."""
+        return json.loads(canonical_json(self))
 
+    def to_json(self) -> str:
+        """Returns the text of `record.json`."""
+        return to_json(self.to_dict())
 
-def make_run_id(started: datetime, config: Any) -> str:
-    """Returns UTC time + fingerprint: ids sort by time, and equal configurations share the last 12 digits.
+    @classmethod
+    def from_json(cls, text: str, *, where: str) -> RunRecord:
+        """Reads a record of any schema version up to the newest.
 
-    Args:
-        started: Aware start time; milliseconds keep two runs of one second apart.
-        config: The resolved configuration, as `_base.fingerprint` takes it.
-    """
-    if started.tzinfo is None:
-        raise ValueError("a time without a zone")
-    utc = started.astimezone(UTC)
-    return f"{utc:%Y%m%dT%H%M%S}{utc.microsecond // 1000:03d}Z-{fingerprint(config)[:12]}"
+        Args:
+            text: Content of a `record.json`.
+            where: The file, for messages.
 
-
-def to_json(record: RunRecord) -> str:
-    """Returns the record as ovbench stores it.
-
-    Raises:
-        CodecError: It holds a NaN, an infinity, or something that is not JSON.
-    """
-    return json_text(record.to_dict())
-
-
-# Schema version → how a document of that version becomes one of the next. A new version adds its line here and a golden
-# record in tests/golden/records/, which must load for ever.
-Migration = Callable[[dict[str, Any]], dict[str, Any]]
-MIGRATIONS: dict[int, Migration] = {}
-
-
-def from_json(text: str, *, where: str) -> RunRecord:
-    """Reads a record of this or any older schema version.
-
-    Args:
-        text: The JSON document.
-        where: The file, for messages.
-
-    Raises:
-        RecordError: A newer schema, damaged JSON, or a document that is no record.
-    """
-    damaged = "remove that run folder, or restore the file; the same command makes the run again from the cache"
-    try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RecordError(f"the record is damaged: {error}", where=where, fix=damaged) from error
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise RecordError("this is no run record: it has no valid schema_version", where=where, fix=damaged)
-    if version > SCHEMA_VERSION:
-        raise RecordError(
-            f"the record has schema version {version}, and this ovbench reads up to {SCHEMA_VERSION}",
-            where=where,
-            fix="upgrade: python -m pip install --upgrade ovbench",
-        )
-    try:
-        for old in range(version, SCHEMA_VERSION):
-            document = MIGRATIONS[old](document)
-        return decode(RunRecord, document)
-    except (CodecError, ValueError) as error:
-        raise RecordError(f"the record is damaged: {error}", where=where, fix=damaged) from error
-
-
-def read_record(path: Path) -> RunRecord:
-    """Reads a record file; raises as `from_json` does, and when the file cannot be read."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(
-            f"the record cannot be read: {error}", where=str(path), fix="check the file, or remove that run folder"
-        ) from error
-    return from_json(text, where=str(path))
+        Raises:
+            RecordError: Damaged JSON, a key that is missing, unknown or of the wrong type, or a newer schema.
+        """
+        try:
+            document = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise RecordError(
+                f"'{Path(where).name}' is damaged: {error}",
+                where=where,
+                fix="move its folder away and repeat the run; finished steps come from the cache",
+            ) from error
+        return decode(cls, migrate(document, where=where), where=where)

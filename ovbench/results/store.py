@@ -1,185 +1,177 @@
-"""Run folders: each holds `config.json`, `samples.parquet` and, written last, `record.json`. None is ever edited."""
+"""Run folders: `<root>/<run_id>/` with `config.json`, `samples.parquet` and `record.json`. Written once, never edited."""
 
 from __future__ import annotations
 
-import io
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovbench._base.errors import DataError, RecordError
-from ovbench._base.files import atomic_write_bytes, atomic_write_text, make_dir, write_json
+from ovbench._base.errors import RecordError
+from ovbench._base.files import atomic_dir, to_json, writing
 from ovbench._base.names import suggest
-from ovbench.results.record import RunRecord, read_record, to_json
+from ovbench.results.record import RunRecord
 
 if TYPE_CHECKING:
     import pandas
-    import pyarrow
 
-_log = logging.getLogger(__name__)
-_RECORD, _SAMPLES, _CONFIG = "record.json", "samples.parquet", "config.json"
-
-# Columns of samples.parquet: one row per question and control. docs/records.md describes them.
-_TEXT = ("task", "control", "item_id", "image_id", "group", "question", "answer", "raw", "parsed", "chosen")
-_COLUMNS = (*_TEXT[:6], "options", *_TEXT[6:], "option_scores", "correct")
-
-
-def _schema() -> pyarrow.Schema:
-    import pyarrow
-
-    kinds: dict[str, pyarrow.DataType] = dict.fromkeys(_TEXT, pyarrow.string())
-    kinds["options"] = pyarrow.list_(pyarrow.string())
-    kinds["option_scores"] = pyarrow.list_(pyarrow.float64())
-    kinds["correct"] = pyarrow.bool_()
-    return pyarrow.schema([(name, kinds[name]) for name in _COLUMNS])
-
-
-def newest_first(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """Returns records from the newest to the oldest, ties by run id: the same order on every machine."""
-    return sorted(records, key=lambda record: (record.finished_utc, record.run_id), reverse=True)
+log = logging.getLogger(__name__)
+RECORD, CONFIG, SAMPLES = "record.json", "config.json", "samples.parquet"
+SAMPLE_COLUMNS = (
+    "task", "control", "item_id", "image_id", "group", "question", "answer", "raw", "parsed", "chosen", "correct",
+    "option_scores",
+)  # fmt: skip
 
 
 class RunStore:
-    """The run folders below one folder.
+    """The folder of run records.
 
     Args:
-        root: Folder that holds one folder per run; it need not exist yet.
+        root: The folder; it need not exist to be read.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def write(self, record: RunRecord, items: Sequence[Mapping[str, Any]]) -> Path:
-        """Stores a run and returns its folder; `record.json` is written last, so its presence means all is there.
+    def keep(self, record: RunRecord, rows: Sequence[Mapping[str, Any]]) -> RunRecord:
+        """Stores a record with its per-question rows; one that is there already is returned instead.
+
+        Two records are the same when they ran the same thing and got the same scores; time and machine do not count.
 
         Args:
-            record: The record; its run id names the folder.
-            items: One row per question and control, with the columns of docs/records.md; a missing column is null.
+            record: From `RunRecord.new`.
+            rows: One mapping per question with exactly the keys `SAMPLE_COLUMNS`.
 
         Raises:
-            RecordError: The folder holds a record already.
+            RecordError: Rows with missing or unknown keys, or a run folder of that name that holds something else.
             ConfigError: The folder cannot be written.
-            ValueError: A row has an unknown column, or the record holds a NaN.
         """
-        if unknown := sorted({name for row in items for name in row} - set(_COLUMNS)):
-            raise ValueError(f"unknown column '{unknown[0]}' of the per-question rows; known: {', '.join(_COLUMNS)}")
+        for row in rows:
+            if wrong := set(row) ^ set(SAMPLE_COLUMNS):
+                raise RecordError(f"per-question rows with missing or unknown columns: {', '.join(sorted(wrong))}")
+        for old in self.records():
+            if old.fingerprint == record.fingerprint:
+                return old
         folder = self.root / record.run_id
-        if (folder / _RECORD).exists():
+        if folder.exists():
             raise RecordError(
-                f"the run '{record.run_id}' has a record, and a run folder is never edited",
+                f"the run folder '{record.run_id}' exists and holds another run",
                 where=str(folder),
-                fix="make a new run; a correction is a new run",
+                fix="run folders are never edited: move it away, or choose another folder with --out",
             )
-        text = to_json(record)  # before anything is written: a record that cannot be stored leaves no folder
-        make_dir(folder)
-        write_json(folder / _CONFIG, _config(record))
-        atomic_write_bytes(folder / _SAMPLES, _parquet(items))
-        atomic_write_text(folder / _RECORD, text)
-        return folder
-
-    def keep(self, record: RunRecord, items: Sequence[Mapping[str, Any]]) -> RunRecord:
-        """Stores a run unless a stored one says exactly the same, and returns the stored one.
-
-        Two records say the same when `RunRecord.result_key` agrees: same question, same steps, same scores. A repeated
-        command therefore leaves no second folder.
-        """
-        key = record.result_key()
-        for known in newest_first(list(self.records())):
-            if known.result_key() == key:
-                _log.info("already stored: %s", known.run_id)
-                return known
-        self.write(record, items)
+        with atomic_dir(folder) as temporary, writing(folder):
+            (temporary / CONFIG).write_text(to_json(config_of(record)), encoding="utf-8")
+            _write_samples(rows, temporary / SAMPLES)
+            (temporary / RECORD).write_text(record.to_json(), encoding="utf-8")  # Contract: last
         return record
 
-    def records(self) -> Iterator[RunRecord]:
-        """Yields every record, oldest run id first; a folder without `record.json` is named in a warning and left out.
+    def records(self) -> list[RunRecord]:
+        """Returns every record, oldest first; a folder without `record.json` is skipped with a warning.
 
         Raises:
-            RecordError: A record has a newer schema or is damaged.
+            RecordError: A damaged record, or one of a newer schema; the message names the file.
         """
         if not self.root.is_dir():
-            return
-        for folder in sorted(path for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-            if not (folder / _RECORD).is_file():
-                _log.warning("left out: %s has no %s (the run was interrupted or is still going on)", folder, _RECORD)
+            return []
+        found: list[RunRecord] = []
+        for folder in sorted(self.root.iterdir()):
+            if not folder.is_dir() or folder.name.startswith("."):
                 continue
-            yield read_record(folder / _RECORD)
+            if not (folder / RECORD).is_file():
+                log.warning("skipped %s: it has no %s, so its run did not end", folder, RECORD)
+                continue
+            found.append(read_record(folder / RECORD))
+        return sorted(found, key=_age)
 
     def record(self, run_id: str) -> RunRecord:
-        """Returns one record.
+        """Returns the record of a run.
 
         Raises:
-            RecordError: There is no such run, or its record cannot be read.
+            RecordError: No such run (with a suggestion), or a damaged record.
         """
-        path = self.root / run_id / _RECORD
-        if run_id in ("", ".", "..") or "/" in run_id or not path.is_file():
-            names = self._run_ids()
-            near = suggest(run_id, names)
+        path = self.root / run_id / RECORD
+        if Path(run_id).name != run_id or not path.is_file():
+            near = suggest(run_id, [record.run_id for record in self.records()])
             raise RecordError(
-                f"there is no finished run '{run_id}'",
+                f"unknown run '{run_id}'",
                 where=str(self.root),
-                fix=(f"did you mean '{near}'? " if near else "") + "All runs: ovbench runs",
+                fix=(f"did you mean '{near}'? " if near else "") + "all runs: ovbench runs",
             )
         return read_record(path)
 
     def newest(self) -> list[RunRecord]:
-        """Returns the newest complete record per encoder, protocol, suite, tasks, seed and limit, newest first."""
-        kept: dict[object, RunRecord] = {}
-        for record in newest_first(list(self.records())):
-            if record.complete:
-                kept.setdefault(_question(record), record)
-        return list(kept.values())
+        """Returns the newest complete record of each (encoder, dtype, protocol, suite, tasks, seed, limit), oldest first."""
+        return newest(self.records())
 
     def samples(self, run_id: str) -> pandas.DataFrame:
-        """Returns the per-question outcomes of a run, one row per question and control.
+        """Returns the per-question outcomes of a run, columns `SAMPLE_COLUMNS`.
 
         Raises:
-            DataError: The file is missing or damaged.
+            RecordError: No such run, or its file of outcomes is missing or damaged.
         """
-        import pyarrow
-        import pyarrow.parquet
+        import pandas
 
-        path = self.root / run_id / _SAMPLES
+        self.record(run_id)
+        path = self.root / run_id / SAMPLES
         try:
-            return pyarrow.parquet.read_table(path).to_pandas()
-        except (OSError, pyarrow.ArrowInvalid) as error:
-            raise DataError(
-                f"the per-question outcomes cannot be read: {error}",
-                where=str(path),
-                fix="remove that run folder; the same command makes the run again from the cache",
-            ) from error
-
-    def _run_ids(self) -> list[str]:
-        return [path.parent.name for path in self.root.glob(f"*/{_RECORD}")]
+            return pandas.read_parquet(path)
+        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+            raise RecordError(f"'{SAMPLES}' cannot be read: {error}", where=str(path)) from error
 
 
-def _question(record: RunRecord) -> object:
-    tasks = tuple(sorted((task.name, task.version) for task in record.tasks))
-    protocol = (record.protocol.name, record.protocol.version)
-    return record.encoder.spec, protocol, record.suite, tasks, record.seed, record.limit
+def _age(record: RunRecord) -> tuple[str, str]:
+    return record.finished_utc, record.run_id
 
 
-def _config(record: RunRecord) -> dict[str, Any]:
-    """What the run was asked to do, resolved, no default hidden."""
+def read_record(path: Path) -> RunRecord:
+    """Reads one `record.json`; raises RecordError as `RunRecord.from_json` does."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"'{path.name}' cannot be read: {error}", where=str(path)) from error
+    return RunRecord.from_json(text, where=str(path))
+
+
+def newest(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """Returns the newest complete record of each (encoder, dtype, protocol, suite, tasks, seed, limit), oldest first."""
+    kept: dict[tuple[Any, ...], RunRecord] = {}
+    for record in sorted(records, key=_age):
+        if not record.complete:
+            log.warning(
+                "left out of tables: %s did not score every task (%s)", record.run_id, "; ".join(record.warnings)
+            )
+            continue
+        protocol, tasks = record.protocol, tuple(sorted((task.name, task.version) for task in record.tasks))
+        dtype = record.environment.dtype
+        key = (record.encoder.spec, dtype, protocol.label, record.suite, tasks, record.seed, record.limit)
+        kept[key] = record
+    return sorted(kept.values(), key=_age)
+
+
+def config_of(record: RunRecord) -> dict[str, Any]:
+    """Returns the resolved settings of a run, as `config.json` holds them."""
+    document = record.to_dict()
+    environment = document["environment"]
     return {
         "encoder": record.encoder.spec,
         "suite": record.suite,
-        "tasks": [{"name": task.name, "version": task.version, "scorer": task.scorer} for task in record.tasks],
-        "protocol": dict(record.protocol.content),
-        "seed": record.seed,
+        "protocol": document["protocol"],
+        "tasks": [{"name": task.name, "version": task.version} for task in record.tasks],
         "limit": record.limit,
-        "device": record.environment.device,
-        "dtype": record.environment.dtype,
-        "threads": record.environment.threads,
+        "seed": record.seed,
+        "device": environment["device"],
+        "dtype": environment["dtype"],
+        "num_threads": environment["num_threads"],
     }
 
 
-def _parquet(items: Sequence[Mapping[str, Any]]) -> bytes:
+def _write_samples(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    rows = [{name: row.get(name) for name in _COLUMNS} for row in items]
-    stream = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=_schema()), stream, compression="zstd")
-    return stream.getvalue()
+    kinds = {"correct": pyarrow.bool_(), "option_scores": pyarrow.list_(pyarrow.float64())}
+    schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in SAMPLE_COLUMNS])
+    plain = [
+        {**row, "option_scores": None if row["option_scores"] is None else list(row["option_scores"])} for row in rows
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(plain, schema=schema), path)

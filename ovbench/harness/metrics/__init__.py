@@ -1,1 +1,1 @@
-"""One file per metric: a pure function first, with its unit, direction and citation beside it."""
+"""One file per metric: pure functions from answers to scores with intervals."""

@@ -1,132 +1,137 @@
-"""95 % intervals that respect that questions about one image belong together.
+"""95% intervals that respect that questions about one image belong together.
 
-Answers about the same image are correlated, so an interval that counts questions as independent is too short. Here the
-image is the unit: means get a cluster-robust standard error (Liang and Zeger 1986, doi 10.1093/biomet/73.1.13, with the
-CR1 factor of Cameron and Miller 2015, doi 10.3368/jhr.50.2.317), other statistics a bootstrap that draws whole images.
-The interval covers the choice of images and questions. It does not cover the seed of the training.
+Means: the cluster-robust ("sandwich") variance with the small-sample factor G / (G - 1), known as CR1, and Student's t
+with G - 1 degrees of freedom; G counts images. (Cameron & Miller, A Practitioner's Guide to Cluster-Robust Inference,
+2015, equations 11 and 12.) Ratios such as F1: a percentile bootstrap that draws whole images.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ovbench._base.seeding import numpy_generator
-from ovbench.results.quantile import t_quantile
+from ovbench.harness.metrics.base import Interval
 
 LEVEL = 0.95
-DRAWS = 1000
-_CHUNK = 100  # draws held in memory at once; changes no number
+NUM_DRAWS = 1000
+_MAX_CELLS = 4_000_000  # draws x images held in memory at once
+_MAX_UNDEFINED = 0.5  # share of draws without a value above which no interval is given
+
+Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Interval:
-    """An interval, or the reason why there is none."""
-
-    low: float | None
-    high: float | None
-    method: str  # how it was made, as records store it
-
-    @classmethod
-    def none(cls, why: str) -> Interval:
-        """Returns the absent interval."""
-        return cls(low=None, high=None, method=f"none: {why}")
+def no_interval(why: str) -> Interval:
+    """Returns an interval that is missing, with the reason."""
+    return Interval(low=None, high=None, method=f"none: {why}")
 
 
-def _codes(labels: Sequence[str]) -> tuple[np.ndarray, int]:
-    """Returns int [n] codes of the labels, and their number."""
-    values, codes = np.unique(np.asarray(labels, dtype=object).astype(str), return_inverse=True)
-    return codes.reshape(-1), len(values)
+def t_quantile(p: float, df: int) -> float:
+    """Returns the quantile of Student's t for p in (0.5, 1) and whole degrees of freedom.
+
+    Up to 200 degrees the exact finite series is inverted (Abramowitz & Stegun 26.7.3, 26.7.4); above, the expansion
+    26.7.5 around the normal quantile is right to ten digits.
+    """
+    assert 0.5 < p < 1.0 and df >= 1, "outside the range that intervals need"
+    z = NormalDist().inv_cdf(p)
+    if df > 200:
+        return z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
+    low, high = 0.0, math.pi / 2  # of theta = atan(t / sqrt(df))
+    for _ in range(200):
+        theta = (low + high) / 2
+        if _central_probability(theta, df) < 2 * p - 1:
+            low = theta
+        else:
+            high = theta
+    return math.tan((low + high) / 2) * math.sqrt(df)
 
 
-def mean_interval(
-    values: Sequence[float] | np.ndarray, images: Sequence[str], strata: Sequence[str] | None = None
-) -> Interval:
-    """Returns the clustered 95 % interval of a mean of fractions, or of a mean of stratum means.
+def _central_probability(theta: float, df: int) -> float:
+    cos, sin = math.cos(theta), math.sin(theta)
+    odd = df % 2
+    term = cos if odd else 1.0
+    total = 0.0 if df == 1 else term
+    for k in range(3 if odd else 2, df - 1, 2):
+        term *= cos * cos * (k - 1) / k
+        total += term
+    return 2 / math.pi * (theta + sin * total) if odd else sin * total
 
-    With weight w_i (1/n, or 1/(K n_k) for stratum k of K), residual e_i against the mean of its stratum and
-    S_g = sum of w_i e_i over image g of G: variance = G/(G-1) sum S_g^2, and Student's t with G - 1 degrees of freedom.
+
+def cluster_codes(clusters: Sequence[str]) -> tuple[NDArray[np.intp], int]:
+    """Returns a number in [0, G) per question, by the sorted order of the image ids, and G."""
+    names, codes = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    return codes, len(names)
+
+
+def mean_interval(values: Floats, clusters: Sequence[str], *, strata: Sequence[str] | None = None) -> Interval:
+    """Returns the interval of a mean of fractions.
 
     Args:
-        values: [n] in [0, 1].
-        images: [n] image ids, the clusters.
-        strata: [n] names of dimensions or splits whose means are averaged with equal weight; None: one plain mean.
+        values: One number in [0, 1] per question, [n].
+        clusters: The image of each question.
+        strata: With these, the statistic is the unweighted mean of the strata's means (a macro average).
 
     Returns:
-        The interval, cut to [0, 1]. Where all values are 0, or all are 1, the residuals vanish and say nothing: then it is
-        the exact binomial interval (Clopper and Pearson 1934) with images as units.
+        The interval, cut to [0, 1]. Where every value is 0 or every value is 1, the Clopper-Pearson bound with images as
+        trials, because the variance would be 0 and claim certainty.
     """
-    data = np.asarray(values, dtype=np.float64)
-    clusters, num_clusters = _codes(images)
-    if len(data) != len(clusters) or not len(data):
-        raise ValueError(f"{len(data)} values for {len(clusters)} images")
-    if data.min() < 0.0 or data.max() > 1.0:
-        raise ValueError("an interval of fractions needs values in [0, 1]")
+    codes, num_clusters = cluster_codes(clusters)
     if num_clusters < 2:
-        return Interval.none("fewer than two images")
-    if (data == data[0]).all() and data[0] in (0.0, 1.0):
-        edge = ((1.0 - LEVEL) / 2.0) ** (1.0 / num_clusters)
-        low, high = (edge, 1.0) if data[0] == 1.0 else (0.0, 1.0 - edge)
-        return Interval(low=low, high=high, method=f"exact binomial, {num_clusters} images as units")
-    codes, num_strata = _codes(strata) if strata is not None else (np.zeros(len(data), dtype=np.int64), 1)
-    counts = np.bincount(codes, minlength=num_strata)
-    means = np.bincount(codes, weights=data, minlength=num_strata) / counts
-    influence = (data - means[codes]) / (num_strata * counts[codes])  # [n]
-    sums = np.bincount(clusters, weights=influence, minlength=num_clusters)  # [G]
-    error = float(np.sqrt(num_clusters / (num_clusters - 1) * np.square(sums).sum()))
-    half = t_quantile(num_clusters - 1, LEVEL) * error
-    mean = float(means.mean())
-    return Interval(
-        low=max(0.0, mean - half),
-        high=min(1.0, mean + half),
-        method=f"clustered by image (CR1, t, {num_clusters} images)",
-    )
+        return no_interval("all questions are about one image")
+    tail = (1 - LEVEL) / 2
+    if np.all(values == values[0]) and values[0] in (0.0, 1.0):
+        bound = tail ** (1 / num_clusters)  # the exact limit for no failure in G trials
+        low, high = (bound, 1.0) if values[0] == 1.0 else (0.0, 1.0 - bound)
+        return Interval(low=low, high=high, method=f"Clopper-Pearson, {num_clusters} images")
+    scores = np.zeros(num_clusters)
+    stratum, num_strata = cluster_codes(strata if strata is not None else [""] * len(values))
+    counts = np.bincount(stratum, minlength=num_strata)
+    means = np.bincount(stratum, weights=values, minlength=num_strata) / counts
+    np.add.at(scores, codes, (values - means[stratum]) / (num_strata * counts[stratum]))
+    error = math.sqrt(num_clusters / (num_clusters - 1) * float(np.sum(scores**2)))
+    half = t_quantile(1 - tail, num_clusters - 1) * error
+    mean = float(np.mean(means))
+    method = f"clustered by image, CR1, t with {num_clusters - 1} degrees of freedom"
+    return Interval(low=max(0.0, mean - half), high=min(1.0, mean + half), method=method)
 
 
 def bootstrap_interval(
-    counts: np.ndarray,
-    images: Sequence[str],
-    statistic: Callable[[np.ndarray], np.ndarray],
-    *,
-    label: str,
-    seed: int = 0,
-    draws: int = DRAWS,
+    counts: Floats, statistic: Callable[[Floats], Floats], *, label: str, seed: int = 0, num_draws: int = NUM_DRAWS
 ) -> Interval:
-    """Returns the percentile interval of a statistic of sums, from a bootstrap over images.
+    """Returns the percentile interval of a statistic of summed counts, drawing whole images with replacement.
+
+    Contract: draw *i* depends on (seed, label, i) and the number of images alone.
 
     Args:
-        counts: [n, ...] what each question adds to the sums.
-        images: [n] image ids; whole images are drawn with replacement.
-        statistic: Sums [D, ...] → values [D], NaN where it is not defined.
-        label: Name of the metric, so that metrics draw independently; part of the seed.
-        seed: Of the draws, not of the run: the same answers always get the same interval.
-        draws: Number of bootstrap samples.
-
-    Returns:
-        The interval. There is none with fewer than two images, or where the statistic is undefined in over 5 % of the draws.
+        counts: What each image contributes, [G, K].
+        statistic: Sums [D, K] → values [D]; NaN where it is not defined.
+        label: Name of the use, so that different tasks draw differently.
+        seed: Of the draws.
+        num_draws: How many draws.
     """
-    data = np.asarray(counts, dtype=np.float64)
-    clusters, num_clusters = _codes(images)
-    if len(data) != len(clusters) or not len(data):
-        raise ValueError(f"{len(data)} rows of counts for {len(clusters)} images")
+    num_clusters = len(counts)
     if num_clusters < 2:
-        return Interval.none("fewer than two images")
-    sums = np.zeros((num_clusters, *data.shape[1:]))
-    np.add.at(sums, clusters, data)
-    generator = numpy_generator(seed, "interval/bootstrap", label)
-    shares = np.full(num_clusters, 1.0 / num_clusters)
-    values = []
-    for first in range(0, draws, _CHUNK):
-        times = generator.multinomial(num_clusters, shares, size=min(_CHUNK, draws - first))  # [D, G]
-        values.append(statistic(np.tensordot(times.astype(np.float64), sums, axes=1)))
-    drawn = np.concatenate(values)
-    defined = drawn[np.isfinite(drawn)]
-    if len(defined) < 0.95 * draws:
-        return Interval.none(f"undefined in {draws - len(defined)} of {draws} bootstrap draws")
-    tail = 50.0 * (1.0 - LEVEL)
-    low, high = np.percentile(defined, [tail, 100.0 - tail])
-    return Interval(
-        low=float(low), high=float(high), method=f"bootstrap over images ({draws} draws, percentile, {num_clusters} images)"
-    )
+        return no_interval("all questions are about one image")
+    generator = numpy_generator(seed, "bootstrap", label)
+    at_once = max(1, _MAX_CELLS // num_clusters)
+    parts: list[Floats] = []
+    for start in range(0, num_draws, at_once):
+        rows = min(at_once, num_draws - start)
+        drawn = generator.integers(0, num_clusters, size=(rows, num_clusters))
+        flat = (drawn + np.arange(rows)[:, None] * num_clusters).ravel()
+        weights = np.bincount(flat, minlength=rows * num_clusters).reshape(rows, num_clusters)
+        parts.append(statistic(weights.astype(np.float64) @ counts))
+    values = np.concatenate(parts)
+    defined = values[~np.isnan(values)]
+    lost = num_draws - len(defined)
+    if lost > _MAX_UNDEFINED * num_draws:
+        return no_interval(f"{lost} of {num_draws} bootstrap draws have no value")
+    if np.all(defined == defined[0]):
+        return no_interval("every bootstrap draw gives the same value, which says nothing about its error")
+    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    method = f"bootstrap over {num_clusters} images, {num_draws} draws, percentiles"
+    return Interval(low=float(low), high=float(high), method=method + (f", {lost} draws undefined" if lost else ""))

@@ -1,143 +1,181 @@
-"""Yes/no scores as POPE counts them, `yes` being the positive class: per split, pooled, and the mean of the splits.
+"""Yes/no questions as POPE scores them (arXiv 2305.10355, section 5; evaluate.py of its repository).
 
-Source: POPE (arXiv 2305.10355) and its evaluate.py, whose rule LLaVA's eval_pope.py repeats. Where that script divides by
-zero the value here is missing with a reason. An answer nothing could be read from counts as the wrong class: a miss on a
-`yes` question and a false alarm on a `no` question, so that silence never raises precision or F1.
+`yes` is the positive class. Accuracy, precision, recall, F1 and the share of answers that are yes, for all questions, per
+split, and as means over the splits. LLaVA-1.5's "POPE" is the mean of the three splits' F1. Where POPE's script divides
+by zero and stops, the value is None with a reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ovbench._base.errors import DataError
 from ovbench.harness.metrics.base import (
+    Interval,
     MetricSpec,
-    PredictionLike,
-    SampleLike,
-    Scored,
     ScoredMetric,
-    by_key,
-    group_names,
-    missing,
+    collect,
+    group_order,
     pair,
+    undefined,
 )
-from ovbench.harness.metrics.choice import group_mean, share
-from ovbench.harness.metrics.interval import bootstrap_interval
+from ovbench.harness.metrics.interval import bootstrap_interval, cluster_codes, mean_interval, no_interval
+from ovbench.tasks.base import Prediction, Sample
 
-_POPE = "POPE, arXiv 2305.10355, section 3"
-ACCURACY = MetricSpec(name="accuracy", title="accuracy", higher_is_better=True, citation=_POPE)
-PRECISION = MetricSpec(name="precision", title="precision of yes", higher_is_better=True, citation=_POPE)
-RECALL = MetricSpec(name="recall", title="recall of yes", higher_is_better=True, citation=_POPE)
-F1 = MetricSpec(name="f1", title="F1 of yes", higher_is_better=True, citation=_POPE)
-YES_RATE = MetricSpec(name="yes_rate", title="share of yes among the answers", higher_is_better=None, citation=_POPE)
-UNPARSED_RATE = MetricSpec(name="unparsed_rate", title="answers that could not be read", higher_is_better=False)
-ACCURACY_MEAN = MetricSpec(name="accuracy_mean", title="mean accuracy of the splits", higher_is_better=True)
-POPE_F1_MEAN = MetricSpec(
-    name="pope_f1_mean",
-    title="mean F1 of the splits",
-    higher_is_better=True,
-    citation="LLaVA-1.5, arXiv 2310.03744: the POPE column is this mean",
+SCORER = "yesno-1"  # name and version; a change of any number raises the version
+_POPE = "POPE (arXiv 2305.10355)"
+
+
+def _spec(name: str, title: str, better: bool | None, citation: str = _POPE) -> MetricSpec:
+    return MetricSpec(name=name, title=title, unit="fraction", higher_is_better=better, citation=citation)
+
+
+ACCURACY = _spec("accuracy", "accuracy", True)
+PRECISION = _spec("precision", "share of yes answers that are right", True)
+RECALL = _spec("recall", "share of yes questions that are answered yes", True)
+F1 = _spec("f1", "harmonic mean of precision and recall", True)
+YES_RATE = _spec("yes_rate", "share of answers that are yes", None)
+UNPARSED = _spec(
+    "unparsed_rate", "share of written answers that cannot be read", False, "the task's parser gives nothing"
 )
-Statistic = Callable[[np.ndarray], np.ndarray]
+POPE_F1_MEAN = _spec("pope_f1_mean", "mean of the splits' F1", True, "LLaVA-1.5 (arXiv 2310.03744), table 4")
+ACCURACY_MEAN = _spec("accuracy_mean", "mean of the splits' accuracies", True)
 
-
-def precision(counts: np.ndarray) -> np.ndarray:
-    """Returns TP / (TP + FP) of counts [..., 3] = (TP, FP, FN); NaN where nothing was answered yes."""
-    return _ratio(counts[..., 0], counts[..., 0] + counts[..., 1])
-
-
-def recall(counts: np.ndarray) -> np.ndarray:
-    """Returns TP / (TP + FN) of counts [..., 3] = (TP, FP, FN); NaN where no answer should be yes."""
-    return _ratio(counts[..., 0], counts[..., 0] + counts[..., 2])
-
-
-def f1(counts: np.ndarray) -> np.ndarray:
-    """Returns 2 TP / (2 TP + FP + FN) of counts [..., 3] = (TP, FP, FN); NaN where all three are 0."""
-    return _ratio(2.0 * counts[..., 0], 2.0 * counts[..., 0] + counts[..., 1] + counts[..., 2])
-
-
-def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=bottom != 0)
+# Columns of the count matrix: one row per image. An unread answer to a yes question is a miss; to a no question it is
+# wrong without being a false alarm, so it is in no column but `positives`' complement.
+_TP, _PREDICTED, _POSITIVES = 0, 1, 2
+Pairs = list[tuple[Sample, Prediction]]
+Floats = NDArray[np.float64]
 
 
 def score_yesno(
-    samples: Sequence[SampleLike], predictions: Sequence[PredictionLike], *, seed: int = 0
+    samples: Sequence[Sample], predictions: Sequence[Prediction], *, groups: Sequence[str] = (), label: str = "yesno"
 ) -> dict[str, ScoredMetric]:
-    """Scores a yes/no task.
+    """Scores yes/no answers.
 
     Args:
-        samples: The questions; `answer` is `yes` or `no`, `group` the split.
-        predictions: One answer per question, in any order; `chosen` is what is scored.
-        seed: Of the bootstrap draws.
+        samples: The questions; every answer is `yes` or `no`.
+        predictions: One answer per question, in any order; `chosen` None counts as wrong.
+        groups: Order of the splits; others follow as they come.
+        label: Name of the task, for the bootstrap's draws.
 
     Returns:
-        By `name` pooled over all questions and `name/split` per split: `accuracy`, `precision`, `recall`, `f1`,
-        `yes_rate`, `unparsed_rate`; and, where there are splits, `accuracy_mean` and `pope_f1_mean` over them. Precision
-        is missing when nothing was answered yes, recall when no answer should be yes, F1 when there is no true yes among
-        the answers.
+        By key: `accuracy`, `precision`, `recall`, `f1`, `yes_rate`, `unparsed_rate` over all questions; the first five
+        per split as `f1[popular]`; `pope_f1_mean` and `accuracy_mean` where there are splits.
 
     Raises:
-        DataError: Answers and questions do not fit together, or one is neither yes nor no.
+        DataError: Answers do not match the questions, or are neither yes nor no.
     """
-    scored = pair(samples, predictions)
-    for entry in scored:
-        for text in (entry.answer, entry.given):
-            if text not in ("yes", "no", None):
-                raise DataError(f"'{text}' is neither yes nor no", fix="score this task as multiple choice")
-    scores: list[ScoredMetric] = []
-    groups = group_names(scored)
-    for group in (None, *groups):
-        part = [entry for entry in scored if group is None or entry.group == group]
-        scores += _split(part, group, seed)
-    if groups:
-        scores.append(group_mean(ACCURACY_MEAN, [entry.correct for entry in scored], scored))
-        scores.append(_f1_mean([entry for entry in scored if entry.group], groups, seed))
-    return by_key(scores)
+    pairs = pair(samples, predictions)
+    for sample, prediction in pairs:
+        if sample.answer not in ("yes", "no") or prediction.chosen not in ("yes", "no", None):
+            raise DataError(
+                f"question '{sample.item_id}' has the answer '{sample.answer}' and the choice '{prediction.chosen}'; "
+                "a yes/no task knows yes and no only"
+            )
+    names = group_order(samples, groups)
+    by_group = {name: [item for item in pairs if item[0].group == name] for name in names}
+    scores = _all_of(pairs, None, label)
+    for name, items in by_group.items():
+        scores += _all_of(items, name, label)
+    unread = np.array([prediction.parsed is None for _, prediction in pairs], dtype=np.float64)
+    scores.append(_mean(UNPARSED, unread, pairs, None))
+    if by_group:
+        table = {score.key: score for score in scores}
+        scores.append(_f1_mean(table, by_group, label))
+        scores.append(_accuracy_mean(by_group))
+    return collect(scores)
 
 
-def _counts(entry: Scored) -> tuple[float, float, float]:
-    """Returns what one question adds to TP, FP, FN."""
-    if entry.answer == "yes":
-        return (1.0, 0.0, 0.0) if entry.correct else (0.0, 0.0, 1.0)
-    return (0.0, 0.0, 0.0) if entry.correct else (0.0, 1.0, 0.0)
+def _mean(spec: MetricSpec, values: Floats, pairs: Pairs, group: str | None) -> ScoredMetric:
+    interval = mean_interval(values, [sample.image_id for sample, _ in pairs])
+    return ScoredMetric(spec=spec, group=group, value=float(values.mean()), n=len(pairs), interval=interval)
 
 
-def _split(part: Sequence[Scored], group: str | None, seed: int) -> list[ScoredMetric]:
-    counts = np.asarray([_counts(entry) for entry in part])  # [n, 3]
-    images = [entry.image_id for entry in part]
-    said_yes = any(entry.given == "yes" for entry in part)
-    true_yes = counts[:, 0].sum() > 0
-
-    def ratio(spec: MetricSpec, statistic: Statistic, defined: bool, reason: str) -> ScoredMetric:
-        if not defined:
-            return missing(spec, reason, n=len(part), group=group)
-        label = f"{spec.name}/{group or ''}"
-        interval = bootstrap_interval(counts, images, statistic, label=label, seed=seed)
-        value = float(statistic(counts.sum(axis=0)))
-        return ScoredMetric(spec=spec, value=value, n=len(part), interval=interval, group=group)
-
-    asked_yes = any(entry.answer == "yes" for entry in part)
-    return [
-        share(ACCURACY, [entry.correct for entry in part], part, group),
-        ratio(PRECISION, precision, said_yes, "nothing was answered yes"),
-        ratio(RECALL, recall, asked_yes, "no question has the answer yes"),
-        ratio(F1, f1, bool(true_yes), "no question was rightly answered yes"),
-        share(YES_RATE, [entry.given == "yes" for entry in part], part, group),
-        share(UNPARSED_RATE, [entry.given is None for entry in part], part, group),
-    ]
+def _right(pairs: Pairs) -> Floats:
+    return np.array([prediction.chosen == sample.answer for sample, prediction in pairs], dtype=np.float64)
 
 
-def _f1_mean(scored: Sequence[Scored], groups: Sequence[str], seed: int) -> ScoredMetric:
-    columns = {group: index for index, group in enumerate(groups)}
-    counts = np.zeros((len(scored), len(groups), 3))  # [n, splits, 3]
-    for row, entry in enumerate(scored):
-        counts[row, columns[entry.group]] = _counts(entry)
+def _counts(pairs: Pairs, images: Sequence[str]) -> Floats:
+    """Returns [G, 3] per image: true positives, answers that are yes, questions whose answer is yes."""
+    codes, num_images = cluster_codes(images)
+    said = np.array([prediction.chosen == "yes" for _, prediction in pairs], dtype=np.float64)
+    true = np.array([sample.answer == "yes" for sample, _ in pairs], dtype=np.float64)
+    table = np.stack([said * true, said, true], axis=1)
+    counts = np.zeros((num_images, 3))
+    np.add.at(counts, codes, table)
+    return counts
+
+
+def _precision(sums: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return sums[:, _TP] / sums[:, _PREDICTED]
+
+
+def _recall(sums: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return sums[:, _TP] / sums[:, _POSITIVES]
+
+
+def _f1(sums: Floats) -> Floats:
+    # 2PR / (P + R) = 2TP / (yes answers + yes questions); with TP = 0 POPE's own form is 0 / 0.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = 2 * sums[:, _TP] / (sums[:, _PREDICTED] + sums[:, _POSITIVES])
+    return np.where(sums[:, _TP] > 0, value, np.nan)
+
+
+def _why_undefined(spec: MetricSpec, total: Floats) -> str:
+    if total[_POSITIVES] == 0:
+        return "no question has the answer yes"
+    if total[_PREDICTED] == 0:
+        return "no question was answered yes"
+    return f"no yes was right, so {spec.name} is 0 / 0"
+
+
+def _all_of(pairs: Pairs, group: str | None, label: str) -> list[ScoredMetric]:
+    said = np.array([prediction.chosen == "yes" for _, prediction in pairs], dtype=np.float64)
+    scores = [_mean(ACCURACY, _right(pairs), pairs, group)]
+    counts = _counts(pairs, [sample.image_id for sample, _ in pairs])
     total = counts.sum(axis=0)
-    if empty := [group for group in groups if total[columns[group], 0] == 0]:
-        reason = f"F1 is missing in the split '{empty[0]}': no question was rightly answered yes"
-        return missing(POPE_F1_MEAN, reason, n=len(scored))
-    images = [entry.image_id for entry in scored]
-    interval = bootstrap_interval(counts, images, lambda sums: f1(sums).mean(axis=-1), label="pope_f1_mean", seed=seed)
-    return ScoredMetric(spec=POPE_F1_MEAN, value=float(f1(total).mean()), n=len(scored), interval=interval)
+    for spec, statistic in ((PRECISION, _precision), (RECALL, _recall), (F1, _f1)):
+        value = float(statistic(total[None])[0])
+        if np.isnan(value):
+            scores.append(undefined(spec, group, len(pairs), _why_undefined(spec, total)))
+            continue
+        interval = bootstrap_interval(counts, statistic, label=f"{label}/{group or ''}")
+        scores.append(ScoredMetric(spec=spec, group=group, value=value, n=len(pairs), interval=interval))
+    scores.append(_mean(YES_RATE, said, pairs, group))
+    return scores
+
+
+def _f1_mean(table: Mapping[str, ScoredMetric], by_group: Mapping[str, Pairs], label: str) -> ScoredMetric:
+    pairs = [item for items in by_group.values() for item in items]
+    parts = [table[f"f1[{name}]"] for name in by_group]
+    if gaps := [part for part in parts if part.value is None]:
+        return undefined(POPE_F1_MEAN, None, len(pairs), f"F1 of '{gaps[0].group}' has no value: {gaps[0].reason}")
+    images = sorted({sample.image_id for sample, _ in pairs})
+    index = {image: row for row, image in enumerate(images)}
+    counts = np.zeros((len(images), 3 * len(by_group)))
+    for column, items in enumerate(by_group.values()):
+        names = sorted({sample.image_id for sample, _ in items})
+        part = _counts(items, [sample.image_id for sample, _ in items])
+        counts[[index[name] for name in names], 3 * column : 3 * column + 3] = part
+
+    def mean_f1(sums: Floats) -> Floats:
+        columns = [_f1(sums[:, 3 * column : 3 * column + 3]) for column in range(len(by_group))]
+        return np.mean(np.stack(columns), axis=0)
+
+    value = sum(part.value or 0.0 for part in parts) / len(parts)
+    interval = bootstrap_interval(counts, mean_f1, label=f"{label}/mean")
+    return ScoredMetric(spec=POPE_F1_MEAN, group=None, value=value, n=len(pairs), interval=interval)
+
+
+def _accuracy_mean(by_group: Mapping[str, Pairs]) -> ScoredMetric:
+    pairs = [item for items in by_group.values() for item in items]
+    strata = [sample.group for sample, _ in pairs]
+    interval = mean_interval(_right(pairs), [sample.image_id for sample, _ in pairs], strata=strata)
+    value = sum(float(_right(items).mean()) for items in by_group.values()) / len(by_group)
+    return ScoredMetric(spec=ACCURACY_MEAN, group=None, value=value, n=len(pairs), interval=interval)

@@ -1,1 +1,1 @@
-"""One file per format, each with `render(tables) -> str`; fractions become percent here and nowhere else."""
+"""One file per format, each with `render(tables) -> str`."""
