@@ -1,4 +1,4 @@
-"""Run folders: `<root>/<run_id>/` with `config.json`, `samples.parquet` and `record.json`. Written once, never edited."""
+"""Run folders: `<root>/<run_id>/` with `config.json`, `samples.parquet` and `record.json`; written once."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class RunStore:
         return read_record(path)
 
     def newest(self) -> list[RunRecord]:
-        """Returns the newest complete record of each (encoder, dtype, protocol, suite, tasks, seed, limit), oldest first."""
+        """Returns the newest complete record of each kind (see the function `newest`), oldest first."""
         return newest(self.records())
 
     def samples(self, run_id: str) -> pandas.DataFrame:
@@ -133,7 +133,7 @@ def read_record(path: Path) -> RunRecord:
 
 
 def newest(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """Returns the newest complete record of each (encoder, dtype, protocol, suite, tasks, seed, limit), oldest first."""
+    """Returns the newest complete record per encoder, dtype, protocol, suite, tasks, seed and limit; oldest first."""
     kept: dict[tuple[Any, ...], RunRecord] = {}
     for record in sorted(records, key=_age):
         if not record.complete:

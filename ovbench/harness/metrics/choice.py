@@ -14,7 +14,7 @@ SCORER = "choice-1"  # name and version; a change of any number raises the versi
 _SEED = "SEED-Bench (arXiv 2307.16125)"
 
 ACCURACY = MetricSpec(
-    name="accuracy", title="accuracy", unit="fraction", higher_is_better=True, citation=f"{_SEED}, section 3.3"
+    name="accuracy", title="accuracy", unit="fraction", higher_is_better=True, citation=_SEED
 )
 MACRO = MetricSpec(
     name="accuracy_macro",

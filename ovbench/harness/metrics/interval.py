@@ -2,7 +2,7 @@
 
 Means: the cluster-robust ("sandwich") variance with the small-sample factor G / (G - 1), known as CR1, and Student's t
 with G - 1 degrees of freedom; G counts images. (Cameron & Miller, A Practitioner's Guide to Cluster-Robust Inference,
-2015, equations 11 and 12.) Ratios such as F1: a percentile bootstrap that draws whole images.
+2015.) Ratios such as F1: a percentile bootstrap that draws whole images.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ def t_quantile(p: float, df: int) -> float:
     """Returns the quantile of Student's t for p in (0.5, 1) and whole degrees of freedom.
 
     Up to 200 degrees the exact finite series is inverted (Abramowitz & Stegun 26.7.3, 26.7.4); above, the expansion
-    26.7.5 around the normal quantile is right to ten digits.
+    26.7.5 around the normal quantile, which is right to 1e-6.
     """
-    assert 0.5 < p < 1.0 and df >= 1, "outside the range that intervals need"
+    assert 0.5 < p < 1.0
+    assert df >= 1
     z = NormalDist().inv_cdf(p)
     if df > 200:
         return z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
@@ -76,8 +77,8 @@ def mean_interval(values: Floats, clusters: Sequence[str], *, strata: Sequence[s
         strata: With these, the statistic is the unweighted mean of the strata's means (a macro average).
 
     Returns:
-        The interval, cut to [0, 1]. Where every value is 0 or every value is 1, the Clopper-Pearson bound with images as
-        trials, because the variance would be 0 and claim certainty.
+        The interval, cut to [0, 1]. Where every value is 0 or every value is 1, the Clopper-Pearson bound with images
+        as trials, because the variance would be 0 and claim certainty.
     """
     codes, num_clusters = cluster_codes(clusters)
     if num_clusters < 2:

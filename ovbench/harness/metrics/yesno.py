@@ -1,8 +1,8 @@
-"""Yes/no questions as POPE scores them (arXiv 2305.10355, section 5; evaluate.py of its repository).
+"""Yes/no questions as POPE scores them (arXiv 2305.10355; evaluate.py of its repository).
 
-`yes` is the positive class. Accuracy, precision, recall, F1 and the share of answers that are yes, for all questions, per
-split, and as means over the splits. LLaVA-1.5's "POPE" is the mean of the three splits' F1. Where POPE's script divides
-by zero and stops, the value is None with a reason.
+`yes` is the positive class. Accuracy, precision, recall, F1 and the share of answers that are yes, for all questions,
+per split, and as means over the splits. LLaVA-1.5's "POPE" is the mean of the three splits' F1. Where POPE's script
+divides by zero and stops, the value is None with a reason.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ YES_RATE = _spec("yes_rate", "share of answers that are yes", None)
 UNPARSED = _spec(
     "unparsed_rate", "share of written answers that cannot be read", False, "the task's parser gives nothing"
 )
-POPE_F1_MEAN = _spec("pope_f1_mean", "mean of the splits' F1", True, "LLaVA-1.5 (arXiv 2310.03744), table 4")
+POPE_F1_MEAN = _spec("pope_f1_mean", "mean of the splits' F1", True, "what LLaVA-1.5 (arXiv 2310.03744) calls POPE")
 ACCURACY_MEAN = _spec("accuracy_mean", "mean of the splits' accuracies", True)
 
 # Columns of the count matrix: one row per image. An unread answer to a yes question is a miss; to a no question it is
