@@ -1,15 +1,15 @@
-"""From stored runs to comparison tables and to files."""
+"""Records → comparison tables → a file, a text or a data frame."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovbench._base.errors import ConfigError, RecordError
 from ovbench._base.files import atomic_write_text
-from ovbench._base.names import suggest, unknown
+from ovbench._base.names import lookup, suggest
 from ovbench.results.record import RunRecord
 from ovbench.results.store import RunStore
 from ovbench.results.table import ComparisonTable, build_tables
@@ -17,96 +17,95 @@ from ovbench.results.table import ComparisonTable, build_tables
 if TYPE_CHECKING:
     import pandas
 
-# Name → module below formats/ with `render(tables) -> str`. All but `console` are also the suffixes that `export` knows.
 FORMATS = {"console": "to_console", "csv": "to_csv", "json": "to_json", "md": "to_markdown", "tex": "to_latex"}
+SUFFIXES = (".csv", ".md", ".tex", ".json")
+
+
+def tables_of(records: Iterable[RunRecord]) -> list[ComparisonTable]:
+    """Returns comparison tables of records at hand; none for none."""
+    return build_tables(records)
 
 
 def leaderboard(store: RunStore, suite: str | None = None, protocol: str | None = None) -> list[ComparisonTable]:
-    """Returns tables of the newest complete run of each encoder, in a fixed order.
+    """Returns comparison tables of the newest run of each encoder.
 
     Args:
-        store: Where the runs are.
-        suite: Only this suite.
-        protocol: Only this protocol, by name; every version of it has its own table.
+        store: Where the records are.
+        suite: Only this suite; None: all.
+        protocol: Only this protocol, by name; None: all.
 
     Raises:
         RecordError: There is nothing to compare, or a record cannot be read.
     """
-    records = store.newest()
+    records = [record for record in store.records() if record.complete]
     if not records:
         raise RecordError(
             "there is no finished run to compare",
             where=str(store.root),
-            fix="make one: ovbench run --encoder ovis3 --suite understanding   (or name the folder with --out)",
+            fix=f"run: ovbench run --encoder ovis3 --suite {suite or 'understanding'}",
         )
-    kept = _only("suite", suite, {record.suite for record in records}, records, lambda record: record.suite)
-    names = {record.protocol.name for record in kept}
-    return build_tables(_only("protocol", protocol, names, kept, lambda record: record.protocol.name))
-
-
-def _only(
-    what: str, wanted: str | None, known: set[str], records: list[RunRecord], name: Callable[[RunRecord], str]
-) -> list[RunRecord]:
-    if wanted is None:
-        return records
-    kept = [record for record in records if name(record) == wanted]
-    if not kept:
-        near = suggest(wanted, known)
-        flags = " ".join([f"--{what} {wanted}", *(["--protocol NAME"] if what == "suite" else [])])
+    for flag, wanted, found in (
+        ("--suite", suite, {record.suite for record in records}),
+        ("--protocol", protocol, {record.protocol.name for record in records}),
+    ):
+        if wanted is not None and wanted not in found:
+            near = suggest(wanted, found)
+            hint = f"did you mean '{near}'? " if near else ""
+            raise RecordError(
+                f"no finished run has {flag} {wanted}",
+                where=str(store.root),
+                fix=f"{hint}There are runs with: {', '.join(sorted(found))}",
+            )
+    chosen = [
+        record
+        for record in records
+        if (suite is None or record.suite == suite) and (protocol is None or record.protocol.name == protocol)
+    ]
+    if not chosen:
         raise RecordError(
-            f"there is no finished run with {what} '{wanted}'",
-            where=f"--{what}",
-            fix=(f"did you mean '{near}'? " if near else "")
-            + f"Stored: {', '.join(sorted(known))}. To make one: ovbench run --encoder ovis3 {flags}",
+            f"no finished run has both --suite {suite} and --protocol {protocol}",
+            where=str(store.root),
+            fix=f"run: ovbench run --encoder ovis3 --suite {suite} --protocol {protocol}",
         )
-    return kept
+    return build_tables(chosen)
 
 
-def tables_of(records: Sequence[RunRecord]) -> list[ComparisonTable]:
-    """Returns the tables of these records alone, as `leaderboard` would order them."""
-    return build_tables(records)
+def render_as(tables: Sequence[ComparisonTable], output_format: str) -> str:
+    """Returns the tables as text.
 
-
-def render_as(tables: Sequence[ComparisonTable], name: str) -> str:
-    """Returns the tables as text in a format by name.
+    Args:
+        tables: From `leaderboard` or `tables_of`.
+        output_format: console, csv, json, md or tex. All but `console` end with a newline.
 
     Raises:
         ConfigError: An unknown format.
     """
-    if name not in FORMATS:
-        raise unknown("format", name, FORMATS, where="--format")
-    return importlib.import_module(f"ovbench.results.formats.{FORMATS[name]}").render(tables)
+    module = lookup(FORMATS, output_format, kind="format", where="--format")
+    return importlib.import_module(f"ovbench.results.formats.{module}").render(tables)
 
 
 def export(tables: Sequence[ComparisonTable], path: Path) -> None:
-    """Writes the tables to a file whose suffix says the format.
+    """Writes the tables in the format of the file's suffix, whole or not at all.
 
     Raises:
-        ConfigError: An unknown suffix, or a place that cannot be written.
+        ConfigError: An unknown suffix, or a file that cannot be written.
     """
-    check_export(path)
-    atomic_write_text(path, render_as(tables, path.suffix.lower().removeprefix(".")))
-
-
-def check_export(path: Path) -> None:
-    """Refuses a file name whose suffix names no format, before anything expensive is done.
-
-    Raises:
-        ConfigError: The suffix is unknown; the message lists the known ones.
-    """
-    known = [f".{name}" for name in FORMATS if name != "console"]
-    if path.suffix.lower() not in known:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise ConfigError(
-            f"no table format has the suffix '{path.suffix}'" if path.suffix else f"'{path.name}' has no suffix",
+            f"unknown export format '{path.suffix}'"
+            if path.suffix
+            else f"'{path.name}' has no suffix to name its format",
             where=f"--export {path}",
-            fix=f"use one of: {', '.join(known)}",
+            fix=f"name a file that ends with one of: {', '.join(SUFFIXES)}",
         )
+    atomic_write_text(path, render_as(tables, suffix[1:]))
 
 
 def to_frame(tables: Sequence[ComparisonTable]) -> pandas.DataFrame:
-    """Returns the tables in long form: one row per number, with the columns of the CSV export; fractions stay fractions."""
+    """Returns the tables as one long data frame: the CSV's columns, scores as fractions at full precision."""
     import pandas
 
-    from ovbench.results.formats.to_csv import COLUMNS, long_rows
+    from ovbench.results.formats.to_rows import COLUMNS, to_rows
 
-    return pandas.DataFrame(long_rows(tables), columns=list(COLUMNS))
+    return pandas.DataFrame(to_rows(tables), columns=list(COLUMNS))

@@ -13,9 +13,7 @@ from ovbench.tasks.base import Prediction, Sample
 SCORER = "choice-1"  # name and version; a change of any number raises the version
 _SEED = "SEED-Bench (arXiv 2307.16125)"
 
-ACCURACY = MetricSpec(
-    name="accuracy", title="accuracy", unit="fraction", higher_is_better=True, citation=_SEED
-)
+ACCURACY = MetricSpec(name="accuracy", title="accuracy", unit="fraction", higher_is_better=True, citation=_SEED)
 MACRO = MetricSpec(
     name="accuracy_macro",
     title="mean of the groups' accuracies",

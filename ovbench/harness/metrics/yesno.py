@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from ovbench._base.errors import DataError
 from ovbench.harness.metrics.base import (
-    Interval,
     MetricSpec,
     ScoredMetric,
     collect,
@@ -22,7 +21,7 @@ from ovbench.harness.metrics.base import (
     pair,
     undefined,
 )
-from ovbench.harness.metrics.interval import bootstrap_interval, cluster_codes, mean_interval, no_interval
+from ovbench.harness.metrics.interval import bootstrap_interval, cluster_codes, mean_interval
 from ovbench.tasks.base import Prediction, Sample
 
 SCORER = "yesno-1"  # name and version; a change of any number raises the version

@@ -56,12 +56,8 @@ def shown_unit(unit: str) -> str:
 
 def number(value: float, unit: str) -> str:
     """Returns a value with one decimal in percent, two in other units; never `-0.0`."""
-    digits = 1 if unit == "fraction" else 2
-    return f"{scale(value, unit):.{digits}f}".replace("-0.0", "0.0") if abs(value) < 1e-4 else _plain(value, unit, digits)
-
-
-def _plain(value: float, unit: str, digits: int) -> str:
-    return f"{scale(value, unit):.{digits}f}"
+    text = f"{scale(value, unit):.{1 if unit == 'fraction' else 2}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def label(row: Row) -> str:
@@ -87,9 +83,7 @@ def lay_out(table: ComparisonTable) -> Printed:
             sections.append(_section(table, f"{task.name}: {task.headline} by group", groups, notes, with_chance=False))
         if others:
             sections.append(_section(table, f"{task.name}: other metrics", others, notes, with_chance=False))
-    return Printed(
-        title=table.title, sections=tuple(sections), footnotes=tuple(notes), legend=_legend(table, sections)
-    )
+    return Printed(title=table.title, sections=tuple(sections), footnotes=tuple(notes), legend=_legend(table, sections))
 
 
 def _section(
@@ -100,7 +94,8 @@ def _section(
         title=title,
         headers=tuple(_header(column, main=with_chance) for column in columns),
         rows=tuple(
-            (row, tuple(_shown(row.cell(column), column, notes, main=with_chance) for column in columns)) for row in rows
+            (row, tuple(_shown(row.cell(column), column, notes, main=with_chance) for column in columns))
+            for row in rows
         ),
     )
 

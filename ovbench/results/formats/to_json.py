@@ -1,16 +1,18 @@
-"""Tables as JSON: everything a table holds, at full precision."""
+"""Tables as JSON for machines: scores as they are stored, fractions at full precision."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ovbench._base.files import to_json
-from ovbench.results.codec import encode
+from ovbench._base import files
+from ovbench.results.formats.to_rows import to_rows
 from ovbench.results.table import ComparisonTable
-
-FORMAT_VERSION = 1
 
 
 def render(tables: Sequence[ComparisonTable]) -> str:
-    """Returns a JSON document with `format_version` and `tables`; the cells of a row follow the table's columns."""
-    return to_json({"format_version": FORMAT_VERSION, "tables": [encode(table) for table in tables]})
+    """Returns `{"format": 1, "tables": [{"title", "notes", "rows"}]}`; the rows' keys are those of the CSV."""
+    document = {
+        "format": 1,
+        "tables": [{"title": table.title, "notes": list(table.notes), "rows": to_rows([table])} for table in tables],
+    }
+    return files.to_json(document)

@@ -1,92 +1,61 @@
-"""Tables in LaTeX for the booktabs package: the best of a column in bold, ties underlined."""
+"""Tables as LaTeX with booktabs: \\usepackage{booktabs} is all that the document needs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ovbench.results.formats.layout import Grid, TextCell, grids
+from ovbench.results.formats.layout import Printed, Section, Shown, label, lay_out, seeds, sign
 from ovbench.results.table import ComparisonTable
 
-_MARKS = {"": "{}", "best": r"\textbf{{{}}}", "tied": r"\underline{{{}}}"}
-_LEGEND = {"best": r"\textbf{bold}: ", "tied": r"\underline{underlined}: "}
-_ESCAPED = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "{": r"\{",
-        "}": r"\}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "—": "---",
-        "±": r"$\pm$",
-        "↑": r"$\uparrow$",
-        "↓": r"$\downarrow$",
-        "·": r"$\cdot$",
-        "<": r"$<$",
-        ">": r"$>$",
-        # Trap: a bracket at the start of a line of cells would be read as an option of the \\ before it.
-        "[": "{[}",
-        "]": "{]}",
-    }
-)
-
-
-def render(tables: Sequence[ComparisonTable], *, detail: bool = False) -> str:
-    r"""Returns one `table` environment per table; the document needs `\usepackage{booktabs}`.
-
-    Args:
-        tables: From `leaderboard`.
-        detail: Add each task's main score by dimension or split.
-    """
-    return "\n".join(_grid(grid) for grid in grids(tables, detail=detail))
+_SPECIAL = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "—": "---", "–": "--", "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "·": r"$\cdot$", "×": r"$\times$",
+    "…": r"\ldots{}",
+}  # fmt: skip
 
 
 def escape(text: str) -> str:
-    """Returns text that LaTeX prints as it is."""
-    return text.translate(_ESCAPED)
+    """Returns text in which no character has a meaning to LaTeX."""
+    return "".join(_SPECIAL.get(character, character) for character in text)
 
 
-def _grid(grid: Grid) -> str:
-    depth = max(len(lines) for lines in grid.headers)
-    heads = [[escape(lines[index]) if index < len(lines) else "" for lines in grid.headers] for index in range(depth)]
-    first_control = next((index for index, row in enumerate(grid.rows) if row.kind != "encoder"), None)
-    body: list[str] = []
-    for index, row in enumerate(grid.rows):
-        if index == first_control and index > 0:
-            body.append(r"\midrule")
-        body.append(_line([escape(row.label), *(_cell(cell) for cell in row.cells)]))
-    notes = [f"{_note(note)}\\par" for note in grid.notes]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{escape(grid.title)}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(grid.headers) - 1)}}}",
-            r"\toprule",
-            *(_line(line) for line in heads),
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            *([r"\par\smallskip\footnotesize", *notes] if notes else []),
-            r"\end{table}",
-            "",
-        ]
-    )
+def render(tables: Sequence[ComparisonTable]) -> str:
+    """Returns one `table` environment per comparison table; the best values are bold."""
+    return "\n".join(_float(lay_out(table)) for table in tables)
 
 
-def _note(note: str) -> str:
-    word, colon, rest = note.partition(": ")
-    return f"{_LEGEND[word]}{escape(rest)}" if colon and word in _LEGEND else escape(note)
+def _float(printed: Printed) -> str:
+    lines = [r"\begin{table}", r"\centering", r"\small", rf"\caption{{{escape(printed.title)}}}"]
+    for section in printed.sections:
+        lines += [rf"\par\medskip {escape(section.title)}\par\smallskip"] if section.title else []
+        lines += _grid(section, first=not section.title)
+    notes = [f"({position}) {note}" for position, note in enumerate(printed.footnotes, start=1)]
+    lines += [rf"\par\smallskip\footnotesize {escape('; '.join((*printed.legend, *notes)))}."]
+    return "\n".join([*lines, r"\end{table}", ""])
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"{' & '.join(cells)} \\\\"
+def _grid(section: Section, *, first: bool) -> list[str]:
+    count = len(section.headers) + first
+    lines = [rf"\begin{{tabular}}{{l{'r' * count}}}", r"\toprule"]
+    depth = max(len(header) for header in section.headers)
+    for level in range(depth):
+        words = ["encoder" if level == 0 else "", *(["seeds" if level == 0 else ""] if first else [])]
+        words += [escape(header[level]) if level < len(header) else "" for header in section.headers]
+        lines.append(_line(words))
+    lines.append(r"\midrule")
+    for row, cells in section.rows:
+        lines.append(_line([escape(label(row)), *([seeds(row)] if first else []), *map(_cell, cells)]))
+    return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 
-def _cell(cell: TextCell) -> str:
-    return _MARKS[cell.mark].format(escape(cell.text))
+def _line(fields: Sequence[str]) -> str:
+    return f"{' & '.join(fields)} \\\\"
+
+
+def _cell(shown: Shown) -> str:
+    value = rf"\textbf{{{escape(shown.value)}}}" if shown.mark == "best" else escape(shown.value)
+    note = rf"\,({shown.note})" if shown.note is not None else ""
+    # Trap: a [ right after \\ would be its argument; here it always follows a value.
+    interval = f" {escape(shown.interval)}" if shown.interval else ""
+    return f"{value}{sign(shown.mark)}{note}{interval}"
