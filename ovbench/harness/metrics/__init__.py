@@ -1,0 +1,1 @@
+"""One file per metric: pure functions from answers to scores with intervals."""

@@ -1,0 +1,1 @@
+"""Reads and writes records and tables; never sees a tensor."""

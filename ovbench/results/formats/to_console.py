@@ -1,0 +1,116 @@
+"""Tables for a terminal, drawn by rich."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ovbench.results.formats.layout import Printed, Section, Shown, label, lay_out, seeds, sign
+from ovbench.results.table import ComparisonTable
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+MIN_WIDTH = 40
+
+
+def render(tables: Sequence[ComparisonTable], *, width: int | None = None, color: bool | None = None) -> str:
+    """Returns the tables as text without a final newline.
+
+    Args:
+        tables: What `leaderboard` gives.
+        width: Columns of text; None: the terminal's, and as much as the tables need where there is no terminal.
+        color: Whether to use colour; None: only on a terminal.
+    """
+    parts: list[RenderableType] = []
+    for table in tables:
+        parts += _parts(lay_out(table))
+    return _draw(parts, width=width, color=color)
+
+
+def render_rows(rows: Sequence[Mapping[str, Any]], *, width: int | None = None, color: bool | None = None) -> str:
+    """Returns plain rows as a table, one column per key of the first row; `nothing to list` where there is none."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        return "nothing to list"
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in rows[0]:
+        table.add_column(str(name), overflow="fold")
+    for row in rows:
+        table.add_row(*[Text(_plain(row[name])) for name in rows[0]])
+    return _draw([table], width=width, color=color)
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(item) for item in value)
+    return str(value)
+
+
+def _parts(printed: Printed) -> list[RenderableType]:
+    from rich.text import Text
+
+    parts: list[RenderableType] = [Text(printed.title, style="bold")]
+    for section in printed.sections:
+        parts += [Text(section.title, style="bold"), _grid(section, first=not section.title)]
+    notes = [f"[{position}] {note}" for position, note in enumerate(printed.footnotes, start=1)]
+    parts += [Text(line, style="dim") for line in (*printed.legend, *notes)]
+    return [*parts, Text("")]
+
+
+def _grid(section: Section, *, first: bool) -> RenderableType:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False, header_style="bold")
+    grid.add_column("encoder", no_wrap=True)
+    if first:
+        grid.add_column("seeds", justify="right", no_wrap=True)
+    for header in section.headers:
+        grid.add_column(Text("\n".join(header)), justify="right", no_wrap=True)
+    for row, cells in section.rows:
+        style = "" if row.kind == "encoder" else "dim"
+        words = [Text(label(row)), *([Text(seeds(row))] if first else []), *map(_cell, cells)]
+        grid.add_row(*words, style=style)
+    return grid
+
+
+def _cell(shown: Shown) -> Text:
+    from rich.text import Text
+
+    note = f" [{shown.note}]" if shown.note is not None else ""
+    text = Text(f"{shown.value}{sign(shown.mark)}{note}", style="bold" if shown.mark == "best" else "")
+    return text.append(f" {shown.interval}", style="not bold dim") if shown.interval else text
+
+
+def _draw(parts: Sequence[RenderableType], *, width: int | None, color: bool | None) -> str:
+    from rich.console import Console
+
+    on_terminal = sys.stdout.isatty()
+    wide = shutil.get_terminal_size().columns if on_terminal else 200
+    console = Console(
+        file=io.StringIO(),
+        width=max(MIN_WIDTH, width or wide),
+        force_terminal=on_terminal if color is None else color,
+        color_system="standard" if (on_terminal if color is None else color) else None,
+        highlight=False,
+        emoji=False,
+        markup=False,
+        legacy_windows=False,
+    )
+    for part in parts:
+        console.print(part, soft_wrap=False)
+    stream = console.file
+    assert isinstance(stream, io.StringIO)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")

@@ -1,0 +1,177 @@
+"""Run folders: `<root>/<run_id>/` with `config.json`, `samples.parquet` and `record.json`; written once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ovbench._base.errors import RecordError
+from ovbench._base.files import atomic_dir, to_json, writing
+from ovbench._base.names import suggest
+from ovbench.results.record import RunRecord
+
+if TYPE_CHECKING:
+    import pandas
+
+log = logging.getLogger(__name__)
+RECORD, CONFIG, SAMPLES = "record.json", "config.json", "samples.parquet"
+SAMPLE_COLUMNS = (
+    "task", "control", "item_id", "image_id", "group", "question", "answer", "raw", "parsed", "chosen", "correct",
+    "option_scores",
+)  # fmt: skip
+
+
+class RunStore:
+    """The folder of run records.
+
+    Args:
+        root: The folder; it need not exist to be read.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def keep(self, record: RunRecord, rows: Sequence[Mapping[str, Any]]) -> RunRecord:
+        """Stores a record with its per-question rows; one that is there already is returned instead.
+
+        Two records are the same when they ran the same thing and got the same scores; time and machine do not count.
+
+        Args:
+            record: From `RunRecord.new`.
+            rows: One mapping per question with exactly the keys `SAMPLE_COLUMNS`.
+
+        Raises:
+            RecordError: Rows with missing or unknown keys, or a run folder of that name that holds something else.
+            ConfigError: The folder cannot be written.
+        """
+        for row in rows:
+            if wrong := set(row) ^ set(SAMPLE_COLUMNS):
+                raise RecordError(f"per-question rows with missing or unknown columns: {', '.join(sorted(wrong))}")
+        for old in self.records():
+            if old.fingerprint == record.fingerprint:
+                return old
+        folder = self.root / record.run_id
+        if folder.exists():
+            raise RecordError(
+                f"the run folder '{record.run_id}' exists and holds another run",
+                where=str(folder),
+                fix="run folders are never edited: move it away, or choose another folder with --out",
+            )
+        with atomic_dir(folder) as temporary, writing(folder):
+            (temporary / CONFIG).write_text(to_json(config_of(record)), encoding="utf-8")
+            _write_samples(rows, temporary / SAMPLES)
+            (temporary / RECORD).write_text(record.to_json(), encoding="utf-8")  # Contract: last
+        return record
+
+    def records(self) -> list[RunRecord]:
+        """Returns every record, oldest first; a folder without `record.json` is skipped with a warning.
+
+        Raises:
+            RecordError: A damaged record, or one of a newer schema; the message names the file.
+        """
+        if not self.root.is_dir():
+            return []
+        found: list[RunRecord] = []
+        for folder in sorted(self.root.iterdir()):
+            if not folder.is_dir() or folder.name.startswith("."):
+                continue
+            if not (folder / RECORD).is_file():
+                log.warning("skipped %s: it has no %s, so its run did not end", folder, RECORD)
+                continue
+            found.append(read_record(folder / RECORD))
+        return sorted(found, key=_age)
+
+    def record(self, run_id: str) -> RunRecord:
+        """Returns the record of a run.
+
+        Raises:
+            RecordError: No such run (with a suggestion), or a damaged record.
+        """
+        path = self.root / run_id / RECORD
+        if Path(run_id).name != run_id or not path.is_file():
+            near = suggest(run_id, [record.run_id for record in self.records()])
+            raise RecordError(
+                f"unknown run '{run_id}'",
+                where=str(self.root),
+                fix=(f"did you mean '{near}'? " if near else "") + "all runs: ovbench runs",
+            )
+        return read_record(path)
+
+    def newest(self) -> list[RunRecord]:
+        """Returns the newest complete record of each kind (see the function `newest`), oldest first."""
+        return newest(self.records())
+
+    def samples(self, run_id: str) -> pandas.DataFrame:
+        """Returns the per-question outcomes of a run, columns `SAMPLE_COLUMNS`.
+
+        Raises:
+            RecordError: No such run, or its file of outcomes is missing or damaged.
+        """
+        import pandas
+
+        self.record(run_id)
+        path = self.root / run_id / SAMPLES
+        try:
+            return pandas.read_parquet(path)
+        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+            raise RecordError(f"'{SAMPLES}' cannot be read: {error}", where=str(path)) from error
+
+
+def _age(record: RunRecord) -> tuple[str, str]:
+    return record.finished_utc, record.run_id
+
+
+def read_record(path: Path) -> RunRecord:
+    """Reads one `record.json`; raises RecordError as `RunRecord.from_json` does."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"'{path.name}' cannot be read: {error}", where=str(path)) from error
+    return RunRecord.from_json(text, where=str(path))
+
+
+def newest(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """Returns the newest complete record per encoder, dtype, protocol, suite, tasks, seed and limit; oldest first."""
+    kept: dict[tuple[Any, ...], RunRecord] = {}
+    for record in sorted(records, key=_age):
+        if not record.complete:
+            log.warning(
+                "left out of tables: %s did not score every task (%s)", record.run_id, "; ".join(record.warnings)
+            )
+            continue
+        protocol, tasks = record.protocol, tuple(sorted((task.name, task.version) for task in record.tasks))
+        dtype = record.environment.dtype
+        key = (record.encoder.spec, dtype, protocol.label, record.suite, tasks, record.seed, record.limit)
+        kept[key] = record
+    return sorted(kept.values(), key=_age)
+
+
+def config_of(record: RunRecord) -> dict[str, Any]:
+    """Returns the resolved settings of a run, as `config.json` holds them."""
+    document = record.to_dict()
+    environment = document["environment"]
+    return {
+        "encoder": record.encoder.spec,
+        "suite": record.suite,
+        "protocol": document["protocol"],
+        "tasks": [{"name": task.name, "version": task.version} for task in record.tasks],
+        "limit": record.limit,
+        "seed": record.seed,
+        "device": environment["device"],
+        "dtype": environment["dtype"],
+        "num_threads": environment["num_threads"],
+    }
+
+
+def _write_samples(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    kinds = {"correct": pyarrow.bool_(), "option_scores": pyarrow.list_(pyarrow.float64())}
+    schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in SAMPLE_COLUMNS])
+    plain = [
+        {**row, "option_scores": None if row["option_scores"] is None else list(row["option_scores"])} for row in rows
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(plain, schema=schema), path)
