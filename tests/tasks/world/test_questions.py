@@ -291,4 +291,5 @@ def test_training_turns_are_different_repeatable_and_few_enough(turns: Turns) ->
         made = turns(scene, 8, 5)
         assert turns(scene, 8, 5) == made
         assert len({turn.text for turn in made}) == len(made) <= 5
-    assert turns(scene, 9, 5) != made
+    scene = make_scene(8, "train", 0)
+    assert turns(scene, 9, 5) != turns(scene, 8, 5)
