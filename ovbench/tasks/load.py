@@ -123,6 +123,8 @@ def read_yaml(path: Path) -> Any:
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "it is not YAML"
         raise DataError(f"'{path.name}' cannot be read as YAML: {problem}", where=f"{path}{line}") from error
+    except (ValueError, RecursionError) as error:  # a date that does not exist, lists within lists without end
+        raise DataError(f"'{path.name}' cannot be read as YAML: {error}", where=str(path)) from error
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ FILE_TYPES = ("jsonl", "csv", "tsv", "parquet")
 COLUMNS = ("id", "image", "question", "options", "answer", "group")
 _ONE_GROUP = "all"
 _MAX_CELL_BYTES = 1 << 26
+_DEEP_MODES = ("I", "F")  # Trap: Pillow clips these to 255 on the way to RGB, so a 16-bit picture turns white
 
 
 def load_local(spec: TaskSpec) -> Loaded:
@@ -99,7 +101,14 @@ class _Reader:
             raise self._fault(f"'{column}' must hold a text, found {type(value).__name__}")
         if not value.strip():
             raise self._fault(f"'{column}' is empty")
-        return value.strip()
+        return self._whole(value.strip())
+
+    def _whole(self, text: str) -> str:
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # JSON can write half of a surrogate pair, which no file or digest can hold
+            raise self._fault(f"{text!a} holds half a character", fix="write the row again as UTF-8") from None
+        return text
 
     def _options(self) -> tuple[str, ...]:
         named = self.spec.source["columns"]["options"]
@@ -115,7 +124,7 @@ class _Reader:
             raise self._fault(
                 "fewer than two options were found", fix="a cell holds a list of texts (JSON in CSV and TSV)"
             )
-        options = tuple(str(value).strip() for value in values if value is not None)
+        options = tuple(self._whole(str(value).strip()) for value in values if value is not None)
         if len(options) < len(values) or "" in options:
             raise self._fault("an option is empty")
         if len(set(options)) < len(options):
@@ -169,7 +178,7 @@ class Pictures:
 
     def check(self, image_id: str, where: str) -> None:
         """Raises DataError where the picture is not there."""
-        if not (Path(self.folder) / image_id).is_file():
+        if not os.path.isfile(Path(self.folder) / image_id):  # Path.is_file raises where the name is too long
             raise DataError(
                 f"the picture '{image_id}' is missing",
                 where=where,
@@ -194,6 +203,12 @@ class Pictures:
         path = Path(self.folder) / image_id
         try:
             with Image.open(path) as picture:
+                if picture.mode.startswith(_DEEP_MODES):
+                    raise DataError(
+                        f"the picture '{image_id}' has more than 8 bits per channel (mode {picture.mode})",
+                        where=str(path),
+                        fix="save it with 8 bits; how to scale it is for you to say",
+                    )
                 return np.asarray(picture.convert("RGB"))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(f"the picture '{image_id}' cannot be opened: {error}", where=str(path)) from error

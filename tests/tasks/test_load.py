@@ -97,6 +97,8 @@ def test_absent_file_is_said(tmp_path: Path) -> None:
         ("- a\n", "expected a mapping, found a list"),
         ("", "expected a mapping, found nothing"),
         ("name: !!python/object/apply:os.system [ls]\n", "cannot be read as YAML"),
+        ("name: 2020-13-45\n", "month must be in 1..12"),
+        ("[" * 3000, "cannot be read as YAML"),
     ],
 )
 def test_what_is_no_task_file_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ovbench._base.errors import DataError
 from ovbench._base.fingerprint import file_sha256
@@ -176,6 +177,24 @@ def test_missing_picture_names_row_and_folder(write: Write, entry: Entry, rows: 
     fault = _fault(write(entry, [*rows, rows[0] | {"id": "q9", "image": "nine.png"}]))
     assert "the picture 'nine.png' is missing" in fault
     assert "rows.jsonl, row 7" in fault
+
+
+def test_picture_with_an_endless_name_is_missing(write: Write, entry: Entry, rows: list[Entry]) -> None:
+    assert "is missing" in _fault(write(entry, [rows[0] | {"image": "a" * 5000}]))
+
+
+def test_picture_of_more_than_8_bits_is_refused(write: Write, entry: Entry, rows: list[Entry]) -> None:
+    path = write(entry, rows)
+    Image.fromarray(np.full((3, 4), 3000, np.uint16)).save(path.parent / "0.png")
+    with pytest.raises(DataError, match="more than 8 bits per channel"):
+        _load(path).image("0.png")
+
+
+@pytest.mark.parametrize("change", [{"question": "half \ud800"}, {"options": ["cup", "\ud800"]}, {"id": "\ud800"}])
+def test_half_a_character_is_refused(write: Write, entry: Entry, rows: list[Entry], change: Entry) -> None:
+    fault = _fault(write(entry, [rows[0] | change]))
+    assert "row 1" in fault
+    assert "holds half a character" in fault
 
 
 def test_pictures_may_be_in_another_folder(write: Write, entry: Entry, rows: list[Entry]) -> None:

@@ -12,11 +12,26 @@ import numpy as np
 import pytest
 
 from ovbench._base.errors import ConfigError, DataError
+from ovbench._base.fingerprint import fingerprint
 from ovbench.tasks.load import load_task, load_task_file
 from ovbench.tasks.sources import balanced_subset, load_data
 
 Entry = dict[str, Any]
 Write = Callable[..., Path]
+
+
+# What version 1 asks. A change here is a change of the test: raise `version` in the task's file with it.
+VERSION_1 = {
+    "mini-seed": "8a440d935ddeb4697a4cd6d74f6b3548597170b638c315d7f039128b02fa3ca4",
+    "mini-pope": "94039e16d818471927abce2df6c2a6991df148e6f590d5ca2aca4c9a033a928a",
+}
+
+
+@pytest.mark.parametrize("name", VERSION_1)
+def test_questions_of_a_version_never_change(name: str) -> None:
+    data = load_data(load_task(name))
+    assert data.spec.version == 1
+    assert fingerprint(data.samples) == VERSION_1[name]
 
 
 @pytest.mark.parametrize(("name", "total"), [("mini-seed", 1400), ("mini-pope", 1800)])
