@@ -261,7 +261,9 @@ def tasks(
         from ovbench.tasks.world.sheet import draw_sheet
 
         if not card:
-            raise ConfigError("--samples needs one task", where="--samples", fix="run: ovbench tasks show NAME --samples …")
+            raise ConfigError(
+                "--samples needs one task", where="--samples", fix="run: ovbench tasks show NAME --samples …"
+            )
         draw_sheet(load_data(load_task(str(name)), limit=count), samples)
         typer.echo(f"written: {samples}", err=True)
 

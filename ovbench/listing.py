@@ -73,7 +73,7 @@ def task_card(name: str) -> list[Row]:
     from ovbench.tasks.load import load_task
 
     spec = load_task(name)
-    return _card({key: value for key, value in asdict(spec).items()})
+    return _card(asdict(spec))
 
 
 def protocol_rows() -> list[Row]:

@@ -1,7 +1,7 @@
 """Writes `_assets/MANIFEST.json`: the sha256 and size of every embedded file, keeping the notes on how each was made.
 
-    python scripts/refresh_manifest.py                       # after a file changed
-    python scripts/refresh_manifest.py FILE --note key=value # also records how FILE was made
+python scripts/refresh_manifest.py                       # after a file changed
+python scripts/refresh_manifest.py FILE --note key=value # also records how FILE was made
 """
 
 from __future__ import annotations

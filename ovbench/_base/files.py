@@ -21,7 +21,7 @@ def _write_error(error: OSError, path: Path) -> ConfigError:
         return ConfigError(
             f"no space left on the device while writing '{path.name}'",
             where=str(path.parent),
-            fix="free some space (see: ovbench cache gc) or choose another folder with --out; finished steps are kept",
+            fix="free some space, or choose another folder (--out, OVBENCH_CACHE); finished steps are kept",
         )
     return ConfigError(
         f"cannot write '{path.name}': {error.strerror or error}",

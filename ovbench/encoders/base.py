@@ -42,9 +42,7 @@ class Tap:
 
     def __post_init__(self) -> None:
         if self.norm not in ("native", "none", "layernorm"):
-            raise ConfigError(
-                f"unknown tap norm '{self.norm}'", where="tap", fix="use one of: native, none, layernorm"
-            )
+            raise ConfigError(f"unknown tap norm '{self.norm}'", where="tap", fix="use one of: native, none, layernorm")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +83,9 @@ class Encoder(Protocol):
     """
 
     @property
-    def info(self) -> EncoderInfo: ...
+    def info(self) -> EncoderInfo:
+        """What is known without running the network."""
+        ...
 
     def prepare(self, image: Image) -> Tensor:
         """Returns float32 [3, H, W] in [0, 1]; a pure function of the picture, safe in worker processes."""

@@ -1,4 +1,4 @@
-"""Pictures → the encoder's input, with PIL, and every conversion of value ranges. Owned by ovbench, not by processors."""
+"""Pictures → the encoder's input, with PIL, and every conversion of value ranges; no library's processor runs."""
 
 from __future__ import annotations
 

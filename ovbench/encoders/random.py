@@ -13,7 +13,9 @@ def _load(request: LoadRequest) -> Encoder:
     if not seed.isdecimal():
         raise ConfigError(f"the seed must be a whole number from 0, got '{seed}'", where="--encoder random?seed=…")
     if request.source:
-        raise ConfigError("the encoder 'random' takes no weights", where="--encoder", fix="leave out the part after ':'")
+        raise ConfigError(
+            "the encoder 'random' takes no weights", where="--encoder", fix="leave out the part after ':'"
+        )
     return load_trunk(request)
 
 

@@ -77,6 +77,4 @@ class Reporter:
 
     def ended(self, name: str, *, cached: bool, seconds: float) -> None:
         """Says that a step is there, and whether it was made now."""
-        self.listener(
-            Event(job=self.job, step=name, state="cached" if cached else "finished", elapsed_s=seconds)
-        )
+        self.listener(Event(job=self.job, step=name, state="cached" if cached else "finished", elapsed_s=seconds))

@@ -90,9 +90,13 @@ def plan_runs(
             or an output folder that cannot be written.
     """
     if not encoders:
-        raise ConfigError("no encoder named", where="--encoder", fix="for instance: --encoder ovis3; see: ovbench encoders")
+        raise ConfigError(
+            "no encoder named", where="--encoder", fix="for instance: --encoder ovis3; see: ovbench encoders"
+        )
     if limit is not None and limit < 1:
-        raise ConfigError(f"--limit must be 1 or more, got {limit}", where="--limit", fix="leave it out to ask everything")
+        raise ConfigError(
+            f"--limit must be 1 or more, got {limit}", where="--limit", fix="leave it out to ask everything"
+        )
     for seed in seeds:
         if seed < 0:
             raise ConfigError(f"a seed must be 0 or more, got {seed}", where="--seed")
@@ -143,5 +147,5 @@ def _check_space(out: Path) -> None:
             raise ConfigError(
                 f"only {free / 2**20:.0f} MiB are free; a run needs about {_SPACE_NEEDED_BYTES / 2**20:.0f} MiB",
                 where=str(folder),
-                fix="free some space, or choose another folder with --out (records) or OVBENCH_CACHE (features, weights)",
+                fix="free some space, or move the records with --out or the cache with OVBENCH_CACHE",
             )

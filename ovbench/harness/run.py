@@ -102,7 +102,7 @@ def _run_side_by_side(jobs: Sequence[Job], count: int, store: RunStore, listener
             raise failure
         return records
     except BaseException:
-        for process in list(pool._processes.values()):  # noqa: SLF001 - on Ctrl-C the workers stop with us
+        for process in list(pool._processes.values()):  # on Ctrl-C the workers stop with us
             process.terminate()
         raise
     finally:
@@ -138,7 +138,7 @@ _events: Any = None
 
 
 def _start_worker(events: Any, parent: int) -> None:
-    global _events  # noqa: PLW0603 - the queue can only be handed over when the process starts
+    global _events  # the queue can only be handed over when the process starts
     _events = events
     import signal
 

@@ -75,7 +75,9 @@ class StepCache:
             return path
         aside = make_dir(self.root / _DAMAGED) / f"{step.name}-{step.key[:16]}-{time.time_ns()}"
         path.rename(aside)
-        log.warning("cache entry %s/%s is damaged (%s): set aside as %s, computed again", step.name, step.key[:16], fault, aside)
+        log.warning(
+            "cache entry %s/%s is damaged (%s): set aside as %s, computed again", step.name, step.key[:16], fault, aside
+        )
         return None
 
     def obtain(self, step: Step, build: Callable[[Path, Path], None]) -> StepResult:

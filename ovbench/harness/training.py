@@ -23,7 +23,9 @@ from ovbench.harness.checkpoint import TrainingState, collect, load_state, resto
 class Progress(Protocol):
     """Is told about each finished unit of work; the command line turns it into a bar or into lines."""
 
-    def __call__(self, done: int, total: int, **fields: float) -> None: ...
+    def __call__(self, done: int, total: int, **fields: float) -> None:
+        """Takes the number of finished units, of all units, and figures such as the loss."""
+        ...
 
 
 def no_progress(done: int, total: int, **fields: float) -> None:
@@ -87,7 +89,7 @@ def train_loop(
         after_step: Called with the number of finished steps after each update (evaluation during training).
 
     Returns:
-        The log rows: `step`, `lr`, `grad_norm`, `img_per_s`-free losses and `elapsed_s`.
+        The log rows: `step`, `lr`, `grad_norm`, `elapsed_s` and each loss, averaged since the row before.
 
     Raises:
         OvbenchError: The loss became NaN or infinite; the last checkpoint is kept.

@@ -1,37 +1,46 @@
-"""What a task is: questions about images, how an answer is read, and how it is scored."""
+"""What a benchmark is: its specification, its questions, and what a model answered. Knows no model and no file."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ovbench._base.errors import ConfigError
+from ovbench._base.names import lookup, unknown
+from ovbench.tasks.answers import PARSERS, YES_NO, Kind
+from ovbench.tasks.prompts import check_prompt
 
 if TYPE_CHECKING:
-    import numpy as np
+    import numpy
 
-KINDS = ("choice", "yesno")
-SCORINGS = ("likelihood", "greedy")
+Scoring = Literal["likelihood", "greedy"]
+Family = Literal["mini", "paper", "local"]
+METRICS: Mapping[Kind, tuple[str, ...]] = {
+    "choice": ("accuracy",),
+    "yesno": ("accuracy", "f1", "precision", "recall", "yes_rate"),
+}
+_NAME = re.compile(r"[a-z0-9]+([-_.][a-z0-9]+)*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskSpec:
-    """One benchmark, as its YAML file says it. Changing what is asked or how it is read raises `version`."""
+    """One benchmark: what is asked, and how an answer is read. Everything in it is data."""
 
-    name: str
-    version: int
+    name: str  # lower case, e.g. `mini-seed`
+    version: int  # raised when what is asked, or how it is read, changes
     title: str
-    kind: Literal["choice", "yesno"]
-    source: Mapping[str, Any]  # where the questions come from; see tasks/sources.py
-    prompt: str = "{question}"  # may hold {question} and {options}
-    scoring: Literal["likelihood", "greedy"]  # rank the options by likelihood, or read the greedy answer
-    parser: str  # how a greedy answer is read; see tasks/answers.py
-    metrics: tuple[str, ...]
-    headline: str  # the metric that stands in tables
-    chance: float  # expected headline of a blind guess, a fraction
-    groups: tuple[str, ...] = ()  # dimensions or splits, in the order of tables; empty: as they come
-    family: Literal["mini", "paper"]  # mini tasks never share a column with paper tasks
+    kind: Kind  # `choice`: one of the options; `yesno`
+    source: Mapping[str, Any]  # where the rows are: see docs/add-a-benchmark.md
+    prompt: str  # with {question}, and as wanted {options}, {letter_instruction}, {short_instruction}
+    scoring: Scoring  # what counts: the likeliest option text, or the parsed greedy answer
+    parser: str  # a name of answers.PARSERS; reads the greedy answer
+    metrics: tuple[str, ...]  # names of METRICS[kind]; each is reported in all and per group
+    headline: str  # the metric that comparison tables show
+    chance: float  # of the headline, as a fraction
+    groups: tuple[str, ...] = ()  # in the order of tables; empty: whatever the rows hold
+    family: Family = "local"  # `mini` numbers never share a column with those of real benchmarks
     citation: str = ""
     licence: str = ""
     description: str = ""
@@ -39,23 +48,40 @@ class TaskSpec:
 
     def __post_init__(self) -> None:
         where = f"task '{self.name}'"
-        for label, value, known in (
-            ("kind", self.kind, KINDS),
-            ("scoring", self.scoring, SCORINGS),
-            ("family", self.family, ("mini", "paper")),
-        ):
-            if value not in known:
-                raise ConfigError(f"unknown {label} '{value}'", where=where, fix=f"use one of: {', '.join(known)}")
-        if self.version < 1:
-            raise ConfigError(f"a version must be 1 or more, got {self.version}", where=where)
-        if not 0.0 <= self.chance < 1.0:
-            raise ConfigError(f"chance must be in [0, 1), got {self.chance}", where=where)
-        if self.headline not in self.metrics:
+        if not _NAME.fullmatch(self.name):
             raise ConfigError(
-                f"the headline '{self.headline}' is not among the metrics {', '.join(self.metrics)}", where=where
+                f"'{self.name}' is no name for a task", where="name", fix="use lower-case letters, digits and - _ ."
             )
-        if "{question}" not in self.prompt:
-            raise ConfigError("the prompt does not hold {question}", where=where)
+        if self.version < 1:
+            raise ConfigError(f"version must be 1 or more, got {self.version}", where=f"{where}, version")
+        _one_of("kind", self.kind, get_args(Kind), where)
+        _one_of("scoring", self.scoring, get_args(Scoring), where)
+        _one_of("family", self.family, get_args(Family), where)
+        parser = lookup(PARSERS, self.parser, kind="parser", where=f"{where}, parser")
+        if parser.kind != self.kind:
+            fitting = ", ".join(name for name, entry in PARSERS.items() if entry.kind == self.kind)
+            raise ConfigError(
+                f"the parser '{self.parser}' reads {parser.kind} answers, the task is of kind {self.kind}",
+                where=f"{where}, parser",
+                fix=f"use one of: {fitting}",
+            )
+        if not self.metrics:
+            raise ConfigError("no metric named", where=f"{where}, metrics", fix=f"e.g. {METRICS[self.kind][0]}")
+        for metric in self.metrics:
+            _one_of("metric", metric, METRICS[self.kind], where, key="metrics")
+        _one_of("headline", self.headline, self.metrics, where)
+        if not 0.0 <= self.chance < 1.0:
+            raise ConfigError(f"chance must be in [0, 1), got {self.chance}", where=f"{where}, chance")
+        for key in ("metrics", "groups"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ConfigError(f"a name is given twice: {', '.join(values)}", where=f"{where}, {key}")
+        check_prompt(self.prompt, where=f"{where}, prompt")
+
+
+def _one_of(kind: str, value: str, allowed: tuple[str, ...], where: str, *, key: str = "") -> None:
+    if value not in allowed:
+        raise unknown(kind, value, allowed, where=f"{where}, {key or kind}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,32 +89,41 @@ class Sample:
     """One question about one image."""
 
     item_id: str  # unique within the task
-    image_id: str
-    question: str
-    prompt: str  # what the model is asked, image mark and template left out
-    options: tuple[str, ...]
-    answer: str  # text of the right option; `yes` or `no`
-    group: str = ""
+    image_id: str  # what TaskData.image takes
+    prompt: str  # what the model is asked
+    question: str  # as the source has it
+    options: tuple[str, ...]  # in the order of their letters; yes and no for kind `yesno`
+    answer: str  # the right option's text, `yes` or `no`
+    group: str  # the kind of question or the split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """What a model said to one question."""
+    """What one model answered to one sample."""
 
     item_id: str
-    raw: str  # greedy answer, stripped
-    parsed: str | None  # what the parser read; None: nothing it knows
-    option_scores: tuple[float, ...] | None  # mean log-likelihood of each option; None: not ranked
-    chosen: str | None  # the answer that is scored
-    correct: bool
+    raw: str  # greedy text
+    parsed: str | None  # what the parser made of it; None: nothing
+    option_scores: tuple[float, ...] | None  # mean log-likelihood per option, in the order of the options
+    chosen: str | None  # the answer that counts under the task's scoring
+    correct: bool  # an answer that says nothing is wrong
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskData:
-    """The questions of a task with their images."""
+    """The questions of a task, and its pictures on demand."""
 
     spec: TaskSpec
     samples: tuple[Sample, ...]
-    digest: str  # of everything that can change a question or a pixel
-    image: Callable[[str], np.ndarray] = field(repr=False)  # image id → uint8 [H, W, 3], RGB
+    digest: str  # sha256 over every question, answer and picture; equal digests mean equal tests
+    images_digest: str  # sha256 over the pictures alone: two tasks that ask about the same pictures share it
+    image: Callable[[str], numpy.ndarray] = field(repr=False)  # image id → uint8 [H, W, 3], RGB
     num_total: int  # questions before any limit
+
+    def __post_init__(self) -> None:
+        assert self.spec.kind != "yesno" or all(sample.answer in YES_NO for sample in self.samples)
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """The distinct pictures, in the order in which they are first asked about."""
+        return tuple(dict.fromkeys(sample.image_id for sample in self.samples))

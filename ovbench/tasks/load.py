@@ -1,103 +1,137 @@
-"""YAML → TaskSpec, strictly; tasks by name or by path, and suites."""
+"""YAML → TaskSpec, strictly; the catalogue of tasks and the suites. Reads no data: see sources.py."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ovbench._base.errors import ConfigError, DataError
-from ovbench._base.names import lookup, suggest, unknown
-from ovbench.tasks.answers import PARSERS
-from ovbench.tasks.base import TaskSpec
+from ovbench._base.names import lookup, unknown
+from ovbench.tasks.answers import Kind
+from ovbench.tasks.base import Family, Scoring, TaskSpec
+from ovbench.tasks.fields import Fields
+from ovbench.tasks.sources import check_source, parse_source
 
-_FOLDER = Path(__file__).resolve().parent
-_FIELDS = {field.name: field for field in fields(TaskSpec) if field.name != "origin"}
-_TYPES: dict[str, type | tuple[type, ...]] = {
-    "version": int,
-    "chance": (int, float),
-    "source": Mapping,
-    "metrics": list,
-    "groups": list,
-}
+CATALOG = Path(__file__).parent / "catalog"
+_SUITES = Path(__file__).parent / "suites.yaml"
+_LISTING = "ovbench tasks"
+_KEYS = tuple(field.name for field in fields(TaskSpec) if field.name != "origin")
 
 
 def task_names() -> tuple[str, ...]:
-    """Returns the names of the catalogue."""
-    return tuple(sorted(path.stem for path in (_FOLDER / "catalog").glob("*.yaml")))
-
-
-def _read_yaml(path: Path) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"no such file '{path.name}'", where=str(path.parent)) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"'{path.name}' cannot be read as YAML: {error}", where=str(path)) from error
-
-
-def load_task_file(path: Path) -> TaskSpec:
-    """Reads one task file.
-
-    Raises:
-        DataError: The file is missing or not YAML.
-        ConfigError: An unknown, missing or wrongly typed key, named.
-    """
-    content = _read_yaml(path)
-    where = str(path)
-    if not isinstance(content, Mapping):
-        raise ConfigError("a task file must hold keys and values", where=where, fix="see docs/add-a-benchmark.md")
-    for key in content:
-        if key not in _FIELDS:
-            near = suggest(str(key), _FIELDS)
-            known = f"known keys: {', '.join(_FIELDS)}"
-            raise ConfigError(
-                f"unknown key '{key}' in a task file", where=where, fix=f"did you mean '{near}'? {known}" if near else known
-            )
-    for name, field in _FIELDS.items():
-        if name not in content:
-            if field.default is MISSING and field.default_factory is MISSING:
-                raise ConfigError(f"the key '{name}' is missing", where=where, fix="see docs/add-a-benchmark.md")
-            continue
-        expected = _TYPES.get(name, str)
-        if not isinstance(content[name], expected) or isinstance(content[name], bool):
-            wanted = " or ".join(t.__name__ for t in (expected if isinstance(expected, tuple) else (expected,)))
-            raise ConfigError(
-                f"the key '{name}' must be of type {wanted}, got {type(content[name]).__name__}", where=where
-            )
-    lookup(PARSERS, content["parser"], kind="parser", where=where)
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
-    return TaskSpec(**values, origin=str(path))
-
-
-@cache
-def _catalogued(name: str) -> TaskSpec:
-    from dataclasses import replace
-
-    return replace(load_task_file(_FOLDER / "catalog" / f"{name}.yaml"), origin=name)
+    """Returns the names of the catalogue, sorted."""
+    return tuple(sorted(path.stem for path in CATALOG.glob("*.yaml")))
 
 
 def load_task(name: str, *, where: str = "--tasks") -> TaskSpec:
-    """Returns a task of the catalogue, or of a YAML file when `name` is a path.
+    """Returns a task.
+
+    Args:
+        name: A name of the catalogue, or the path of a YAML file (`./my-bench.yaml`).
+        where: The flag that held the name, for messages.
 
     Raises:
-        ConfigError: An unknown name (with a suggestion), or a fault in the file.
-        DataError: The file is missing or not YAML.
+        ConfigError: The name is unknown, or the file's content cannot be used.
+        DataError: The file cannot be read.
     """
-    if name.endswith((".yaml", ".yml")):
-        return load_task_file(Path(name).expanduser())
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        spec = load_task_file(Path(name).expanduser())
+        if spec.name in task_names():
+            raise ConfigError(
+                f"the name '{spec.name}' belongs to a task of the catalogue",
+                where=f"{name}, name",
+                fix="give your task another name: results are told apart by it",
+            )
+        return spec
     if name not in task_names():
-        raise unknown("task", name, task_names(), where=where, listing="ovbench tasks")
+        raise unknown("task", name, task_names(), where=where, listing=_LISTING)
     return _catalogued(name)
 
 
 @cache
-def _suites() -> dict[str, dict[str, list[str]]]:
-    return _read_yaml(_FOLDER / "suites.yaml")
+def _catalogued(name: str) -> TaskSpec:
+    return replace(load_task_file(CATALOG / f"{name}.yaml"), origin=name)
+
+
+def load_task_file(path: Path) -> TaskSpec:
+    """Returns the task that a YAML file describes; `source.path` is taken relative to the file.
+
+    Raises:
+        ConfigError: A key is unknown, missing or of the wrong type, or a value cannot be used.
+        DataError: The file is absent or not YAML.
+    """
+    entry = Fields(read_yaml(path), _KEYS, path.name)
+    try:
+        spec = TaskSpec(
+            name=entry.text("name"),
+            version=entry.integer("version", least=1),
+            title=entry.text("title"),
+            kind=cast(Kind, entry.text("kind")),
+            source=parse_source(entry.mapping("source"), folder=path.parent, where=entry.place("source")),
+            prompt=entry.text("prompt"),
+            scoring=cast(Scoring, entry.text("scoring")),
+            parser=entry.text("parser"),
+            metrics=entry.texts("metrics"),
+            headline=entry.text("headline"),
+            chance=entry.number("chance"),
+            groups=entry.texts("groups", ()),
+            family=cast(Family, entry.text("family", "local")),
+            citation=entry.text("citation", ""),
+            licence=entry.text("licence", ""),
+            description=entry.text("description", ""),
+            origin=str(path),
+        )
+        check_source(spec)
+    except ConfigError as error:
+        if path.name in error.where:
+            raise
+        raise ConfigError(error.what, where=f"{path.name}: {error.where}", fix=error.fix) from None
+    return spec
+
+
+def read_yaml(path: Path) -> Any:
+    """Reads a YAML file by `safe_load`, with a key given twice refused.
+
+    Raises:
+        DataError: The file is absent, unreadable, not YAML, or gives a key twice.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    def unique_mapping(loader: Any, node: Any) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' is given twice", problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return loader.construct_mapping(node, deep=True)
+
+    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, unique_mapping)
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)  # a SafeLoader: plain values only
+    except FileNotFoundError:
+        raise DataError(f"no such file '{path.name}'", where=str(path.parent), fix=f"all names: {_LISTING}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"'{path.name}' cannot be read: {error}", where=str(path)) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it is not YAML"
+        raise DataError(f"'{path.name}' cannot be read as YAML: {problem}", where=f"{path}{line}") from error
+
+
+@cache
+def _suites() -> Mapping[str, Mapping[str, tuple[str, ...]]]:
+    table = read_yaml(_SUITES)
+    return {
+        suite: {protocol: Fields(tasks, tasks, _SUITES.name).texts(protocol) for protocol in tasks}
+        for suite, tasks in table.items()
+    }
 
 
 def suite_names() -> tuple[str, ...]:
@@ -106,10 +140,10 @@ def suite_names() -> tuple[str, ...]:
 
 
 def load_suite(name: str, protocol: str) -> tuple[str, ...]:
-    """Returns the task names of a suite under a protocol.
+    """Returns the names of a suite's tasks under a protocol, in the order of tables.
 
     Raises:
-        ConfigError: An unknown suite, or one that the protocol does not have.
+        ConfigError: The suite is unknown, or the protocol has no tasks for it.
     """
     suite = lookup(_suites(), name, kind="suite", where="--suite")
     if protocol not in suite:
@@ -118,4 +152,4 @@ def load_suite(name: str, protocol: str) -> tuple[str, ...]:
             where="--protocol",
             fix=f"use one of: {', '.join(suite)}",
         )
-    return tuple(suite[protocol])
+    return suite[protocol]

@@ -1,235 +1,212 @@
-"""Where questions come from: the garment world, or local files (JSONL, CSV, TSV, Parquet) with images beside them."""
+"""Task → questions: checks a task's source, reads its rows, and takes a balanced part where a limit is given."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar
 
 from ovbench._base.errors import ConfigError, DataError
-from ovbench._base.files import read_jsonl
-from ovbench._base.fingerprint import file_sha256, fingerprint
-from ovbench._base.names import lookup, unknown
+from ovbench._base.fingerprint import fingerprint
 from ovbench.tasks.base import Sample, TaskData, TaskSpec
-from ovbench.tasks.prompts import LETTERS, build_prompt
+from ovbench.tasks.fields import Fields
+from ovbench.tasks.local import COLUMNS, FILE_TYPES, load_local
+from ovbench.tasks.prompts import render_prompt
+from ovbench.tasks.rows import Row
+from ovbench.tasks.world.questions import KINDS, POPE_SPLITS
 
-if TYPE_CHECKING:
-    import numpy as np
-
-WORLD_VERSION = 1  # of scenes, drawing and questions: raised when any of them changes
-_WORLD_KEYS = {"type", "questions", "split", "seed", "num_scenes", "per_group"}
-_FILE_KEYS = {"type", "path", "images", "columns"}
-_COLUMNS = {"image", "question", "options", "answer", "group", "id"}
+_GENERATORS = {"seed": ("choice", KINDS, "per_kind"), "pope": ("yesno", POPE_SPLITS, "per_split")}
+_WORLD_KEYS = ("type", "generator", "split", "seed", "num_scenes", "per_kind", "per_split")
+_FILE_KEYS = ("type", "path", "images", "columns", "answer", "key", "sha256")
 
 
-def load_data(spec: TaskSpec, *, limit: int | None = None) -> TaskData:
-    """Returns a task's questions; images are opened when they are asked for.
+def parse_source(mapping: Mapping[str, Any], *, folder: Path, where: str) -> dict[str, Any]:
+    """Returns a checked source with every default written out; reads no data.
+
+    Args:
+        mapping: The `source` of a task file; see docs/add-a-benchmark.md.
+        folder: What relative paths are relative to.
+        where: The file and key, for messages.
+
+    Raises:
+        ConfigError: A key is unknown, missing or of the wrong type, or a value cannot be used.
+    """
+    kind = Fields(mapping, dict.fromkeys([*_WORLD_KEYS, *_FILE_KEYS]), where).choice("type", ["world", *FILE_TYPES])
+    if kind == "world":
+        return _parse_world(mapping, where)
+    entry = Fields(mapping, _FILE_KEYS, where)
+    path = (folder / Path(entry.text("path")).expanduser()).absolute()
+    columns = Fields(entry.mapping("columns"), COLUMNS, entry.place("columns"))
+    named: dict[str, Any] = {key: columns.text(key) for key in ("image", "question", "answer")}
+    named |= {key: columns.text(key) for key in ("id", "group") if key in columns}
+    if "options" in columns:
+        listed = isinstance(entry.mapping("columns")["options"], list)
+        named["options"] = list(columns.texts("options")) if listed else columns.text("options")
+    key = entry.choice("key", ("id", "row"), "id")
+    if key == "id" and "id" not in named:
+        raise ConfigError(
+            "nothing tells the rows apart",
+            where=entry.place("columns"),
+            fix="name the column of ids (id: …), or write key: row in the source to count the rows",
+        )
+    return {
+        "type": kind,
+        "path": str(path),
+        "images": str(
+            (folder / Path(entry.text("images")).expanduser()).absolute() if "images" in entry else path.parent
+        ),
+        "columns": named,
+        "answer": entry.choice("answer", ("letter", "index", "text")),
+        "key": key,
+        "sha256": entry.text("sha256", "").lower(),
+    }
+
+
+def _parse_world(mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
+    generator = Fields(mapping, mapping, where).choice("generator", _GENERATORS)
+    count = _GENERATORS[generator][2]
+    entry = Fields(mapping, ("type", "generator", "split", "seed", "num_scenes", count), where)
+    per_group = entry.integer(count, least=1)
+    if generator == "pope" and per_group % 2:
+        raise ConfigError(
+            f"'{count}' must be even, got {per_group}", where=entry.place(count), fix="half of it are yes"
+        )
+    return {
+        "type": "world",
+        "generator": generator,
+        "split": entry.choice("split", ("train", "test")),
+        "seed": entry.integer("seed"),
+        "num_scenes": entry.integer("num_scenes", least=1),
+        count: per_group,
+    }
+
+
+def check_source(spec: TaskSpec) -> None:
+    """Checks that a task's source fits its kind and groups.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    where, source = f"task '{spec.name}', source", spec.source
+    if source["type"] == "world":
+        kind, groups, _ = _GENERATORS[source["generator"]]
+        if kind != spec.kind:
+            raise ConfigError(
+                f"the generator '{source['generator']}' asks {kind} questions, the task is of kind {spec.kind}",
+                where=where,
+                fix=f"write kind: {kind}, or use another generator",
+            )
+        if spec.groups and set(spec.groups) != set(groups):
+            raise ConfigError(
+                f"the generator makes the groups {', '.join(groups)}",
+                where=f"task '{spec.name}', groups",
+                fix="list exactly these, or leave groups out",
+            )
+        return
+    has_options = "options" in source["columns"]
+    if spec.kind == "choice" and not has_options:
+        raise ConfigError(
+            "a task of kind choice needs its options",
+            where=f"{where}, columns",
+            fix="add options: the column that holds the list, or a list of columns, e.g. [A, B, C, D]",
+        )
+    if spec.kind == "yesno" and (has_options or source["answer"] != "text"):
+        raise ConfigError(
+            "a task of kind yesno has no options, and its answers are the words yes and no",
+            where=where,
+            fix="leave columns.options out and write answer: text",
+        )
+
+
+def check_limit(limit: int | None, *, where: str = "--limit") -> None:
+    """Checks a number of questions.
+
+    Raises:
+        ConfigError: It is zero or negative.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"{where} must be 1 or more, got {limit}", where=where, fix="leave it out to ask everything")
+
+
+def load_data(spec: TaskSpec, *, limit: int | None = None, where: str = "--limit") -> TaskData:
+    """Returns the questions of a task; pictures are opened or drawn only when asked for.
 
     Args:
         spec: The task.
-        limit: At most this many questions, taken from the groups in turn, in their own order.
+        limit: At most this many questions, spread evenly over the groups; None: all.
+        where: The flag that held the limit, for messages.
 
     Raises:
-        ConfigError: The limit is below 1, or the source is described wrongly.
-        DataError: A file, a column or an answer is missing or broken.
+        ConfigError: The limit is below 1, or the source does not fit the task.
+        DataError: A file, column, row or picture is missing or damaged.
     """
-    if limit is not None and limit < 1:
-        raise ConfigError(f"--limit must be 1 or more, got {limit}", where="--limit", fix="leave it out to ask everything")
-    kind = spec.source.get("type")
-    readers = {"world": _read_world, "jsonl": _read_file, "csv": _read_file, "tsv": _read_file, "parquet": _read_file}
-    reader = lookup(readers, str(kind), kind="source type", where=f"task '{spec.name}', source.type")
-    samples, digest, image = reader(spec)
-    chosen = samples if limit is None else balanced_subset(samples, limit)
+    check_limit(limit, where=where)
+    check_source(spec)
+    if spec.source["type"] == "world":
+        from ovbench.tasks.world.source import load_world
+
+        loaded = load_world(spec.source)
+    else:
+        loaded = load_local(spec)
+    rows = balanced_subset(loaded.rows, limit, _group_order(spec, loaded.rows))
+    samples = tuple(_sample(spec, row) for row in rows)
+    images_digest = loaded.digest_images(tuple(dict.fromkeys(row.image_id for row in rows)))
+    content = {"samples": samples, "images": images_digest, "source": loaded.digest}
     return TaskData(
         spec=spec,
-        samples=tuple(chosen),
-        digest=digest if limit is None else fingerprint({"data": digest, "limit": limit}),
-        image=image,
-        num_total=len(samples),
+        samples=samples,
+        digest=fingerprint(content),
+        images_digest=images_digest,
+        image=loaded.image,
+        num_total=len(loaded.rows),
     )
 
 
-def balanced_subset(samples: Sequence[Sample], limit: int) -> list[Sample]:
-    """Returns `limit` samples, one group after the other in turn; the order of the task is kept."""
-    queues: dict[str, list[int]] = {}
-    for index, sample in enumerate(samples):
-        queues.setdefault(sample.group, []).append(index)
-    taken: list[int] = []
-    depth = 0
-    while len(taken) < min(limit, len(samples)):
-        layer = [queue[depth] for queue in queues.values() if depth < len(queue)]
-        taken += layer[: limit - len(taken)]
-        depth += 1
-    return [samples[index] for index in sorted(taken)]
-
-
-def _check_keys(spec: TaskSpec, known: set[str], required: set[str]) -> None:
-    where = f"task '{spec.name}', source"
-    for key in spec.source:
-        if key not in known:
-            raise unknown("key", key, known, where=where)
-    if missing := sorted(required - set(spec.source)):
-        raise ConfigError(f"the key '{missing[0]}' is missing", where=where, fix="see docs/add-a-benchmark.md")
-
-
-_Read = tuple[list[Sample], str, Callable[[str], "np.ndarray"]]
-
-
-def _read_world(spec: TaskSpec) -> _Read:
-    from ovbench.tasks.world.draw import draw_scene, embedded_sprites
-    from ovbench.tasks.world.questions import pope_questions, seed_questions
-
-    _check_keys(spec, _WORLD_KEYS, _WORLD_KEYS)
-    source = spec.source
-    seed, split, num_scenes = int(source["seed"]), str(source["split"]), int(source["num_scenes"])
-    where = f"task '{spec.name}', source"
-    lookup({"train": 0, "test": 0}, split, kind="split", where=where)
-    maker = lookup({"seed": 0, "pope": 1}, str(source["questions"]), kind="question set", where=where)
-    if maker == 0:
-        asked = seed_questions(seed, split, num_scenes=num_scenes, per_kind=int(source["per_group"]))
-    else:
-        asked = pope_questions(seed, split, num_scenes=num_scenes, per_split=int(source["per_group"]))
-    scenes = {item.scene.image_id: item.scene for item in asked}
-    samples = [
-        Sample(
-            item_id=f"{item.group}-{number:04d}",
-            image_id=item.scene.image_id,
-            question=item.question.text,
-            prompt=build_prompt(spec.prompt, item.question.text, item.options),
-            options=item.options,
-            answer=item.question.answer,
-            group=item.group,
-        )
-        for number, item in enumerate(asked)
-    ]
-    sprites = embedded_sprites(split)
-    digest = fingerprint({"world": WORLD_VERSION, "source": source, "prompt": spec.prompt, "sprites": sprites.digest})
-    return samples, digest, lambda image_id: draw_scene(scenes[image_id], sprites)
-
-
-def _rows(path: Path, kind: str) -> list[dict[str, Any]]:
-    if kind == "jsonl":
-        return read_jsonl(path)
-    if not path.is_file():
-        raise DataError(f"no such file '{path.name}'", where=str(path.parent))
-    import pandas
-
-    try:
-        if kind == "parquet":
-            frame = pandas.read_parquet(path)
-        else:
-            frame = pandas.read_csv(path, sep="\t" if kind == "tsv" else ",", dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:
-        raise DataError(f"'{path.name}' cannot be read as {kind}: {error}", where=str(path)) from error
-    return [{str(key): value for key, value in row.items()} for row in frame.to_dict(orient="records")]
-
-
-def _cell(row: Mapping[str, Any], column: str, line: int, path: Path) -> Any:
-    if column not in row:
-        near = unknown("column", column, row, where=f"{path}, row {line}")
-        raise DataError(near.what, where=near.where, fix=near.fix)
-    return row[column]
-
-
-def _options(row: Mapping[str, Any], columns: Mapping[str, Any], line: int, path: Path, kind: str) -> tuple[str, ...]:
-    if kind == "yesno":
-        return ("yes", "no")
-    wanted = columns.get("options")
-    if isinstance(wanted, list):
-        return tuple(str(_cell(row, name, line, path)) for name in wanted)
-    value = _cell(row, str(wanted), line, path)
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise DataError(f"row {line}: the options are not a JSON list", where=str(path)) from error
-    return tuple(str(item) for item in value)
-
-
-def _answer(value: Any, options: tuple[str, ...], line: int, path: Path) -> str:
-    text = str(value).strip()
-    by_text = {option.strip().lower(): option for option in options}
-    if text.lower() in by_text:
-        return by_text[text.lower()]
-    if len(text) == 1 and text.upper() in LETTERS[: len(options)]:
-        return options[LETTERS.index(text.upper())]
-    if text.isdecimal() and int(text) < len(options):
-        return options[int(text)]
-    raise DataError(
-        f"row {line}: the answer '{text}' is none of the options",
-        where=str(path),
-        fix=f"give the option's text, its letter or its index from 0; options: {', '.join(options)}",
-    )
-
-
-def _read_file(spec: TaskSpec) -> _Read:
-    _check_keys(spec, _FILE_KEYS, {"type", "path", "columns"})
-    columns = spec.source["columns"]
-    where = f"task '{spec.name}', source.columns"
-    if not isinstance(columns, Mapping):
-        raise ConfigError("columns must map our names to yours", where=where, fix="see docs/add-a-benchmark.md")
-    for key in columns:
-        if key not in _COLUMNS:
-            raise unknown("column role", str(key), _COLUMNS, where=where)
-    needed = {"image", "question", "answer"} | ({"options"} if spec.kind == "choice" else set())
-    if missing := sorted(needed - set(columns)):
-        raise ConfigError(f"no column is named for '{missing[0]}'", where=where, fix="see docs/add-a-benchmark.md")
-    home = Path(spec.origin).resolve().parent
-    path = home / str(spec.source["path"])
-    folder = home / str(spec.source.get("images", path.parent))
-    rows = _rows(path, str(spec.source["type"]))
-    if not rows:
-        raise DataError(f"'{path.name}' holds no rows", where=str(path))
-    samples: list[Sample] = []
-    seen: dict[str, int] = {}
-    for line, row in enumerate(rows, start=1):
-        options = _options(row, columns, line, path, spec.kind)
-        item_id = str(_cell(row, columns["id"], line, path)) if "id" in columns else f"{line - 1:06d}"
-        if item_id in seen:
-            raise DataError(
-                f"rows {seen[item_id]} and {line} have the same id '{item_id}'",
-                where=str(path),
-                fix="make the ids unique, or leave 'id' out of columns to count the rows",
-            )
-        seen[item_id] = line
-        question = str(_cell(row, columns["question"], line, path))
-        samples.append(
-            Sample(
-                item_id=item_id,
-                image_id=str(_cell(row, columns["image"], line, path)),
-                question=question,
-                prompt=build_prompt(spec.prompt, question, options),
-                options=options,
-                answer=_answer(_cell(row, columns["answer"], line, path), options, line, path),
-                group=str(_cell(row, columns["group"], line, path)) if "group" in columns else "",
-            )
-        )
-    image_ids = sorted({sample.image_id for sample in samples})
-    if missing_images := [name for name in image_ids if not (folder / name).is_file()]:
+def _group_order(spec: TaskSpec, rows: Sequence[Row]) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(row.group for row in rows))
+    if spec.groups and (foreign := [group for group in found if group not in spec.groups]):
         raise DataError(
-            f"{len(missing_images)} of {len(image_ids)} images are missing, the first is '{missing_images[0]}'",
-            where=str(folder),
-            fix="check 'images' in the task's source; paths count from there",
+            f"the data hold the group '{foreign[0]}', which the task does not list",
+            where=f"task '{spec.name}', groups",
+            fix=f"add it to groups, or correct the data; listed: {', '.join(spec.groups)}",
         )
-    digest = fingerprint(
-        {
-            "rows": file_sha256(path),
-            "columns": columns,
-            "prompt": spec.prompt,
-            "images": {name: file_sha256(folder / name) for name in image_ids},
-        }
+    return spec.groups or found
+
+
+class _Grouped(Protocol):
+    @property
+    def group(self) -> str: ...
+
+
+T = TypeVar("T", bound=_Grouped)
+
+
+def balanced_subset(rows: Sequence[T], limit: int | None, groups: Sequence[str]) -> list[T]:
+    """Returns the first rows of each group in turn until there are `limit`; the order of the rows is kept.
+
+    Args:
+        rows: Rows or samples, anything with a group.
+        limit: How many; None: all.
+        groups: All groups, in the order in which they take turns.
+    """
+    if limit is None or limit >= len(rows):
+        return list(rows)
+    rank = {group: place for place, group in enumerate(groups)}
+    seen = dict.fromkeys(groups, 0)
+    turns: list[tuple[int, int, int]] = []  # (round, group, position)
+    for position, row in enumerate(rows):
+        turns.append((seen[row.group], rank[row.group], position))
+        seen[row.group] += 1
+    return [rows[position] for position in sorted(position for _, _, position in sorted(turns)[:limit])]
+
+
+def _sample(spec: TaskSpec, row: Row) -> Sample:
+    return Sample(
+        item_id=row.item_id,
+        image_id=row.image_id,
+        prompt=render_prompt(spec.prompt, row.question, row.options),
+        question=row.question,
+        options=row.options,
+        answer=row.answer,
+        group=row.group,
     )
-    return samples, digest, lru_cache(maxsize=64)(lambda image_id: _open_image(folder / image_id))
-
-
-def _open_image(path: Path) -> np.ndarray:
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"the image '{path.name}' cannot be read: {error}", where=str(path.parent)) from error

@@ -44,6 +44,13 @@ def test_mismatched_torchvision_imports_after_the_guard_and_not_before(mismatche
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
+def test_installed_torchvision_imports_after_the_guard(tmp_path: Path) -> None:
+    guard = "from ovbench._base.torchvision_shim import allow_torchvision as allow\nallow()\n"
+    done = _run(guard + "import torchvision.transforms.v2, torchvision.models", tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_absent_torchvision_needs_nothing_and_loads_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchvision_shim, "_library", None)
     monkeypatch.delitem(sys.modules, "torchvision", raising=False)

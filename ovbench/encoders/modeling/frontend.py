@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.lazy import require
 from ovbench.encoders.modeling.tiny_vae import TinyVAE, TinyVAEConfig
+from ovbench.encoders.modeling.vae_base import FrontEnd
 from ovbench.encoders.modeling.vit import load_strict
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
@@ -40,9 +43,10 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     return tensors, json.loads(metadata["config"])
 
 
-def freeze(module: nn.Module) -> nn.Module:
+def freeze(module: M) -> M:
     """Returns the module in eval mode with no parameter that takes gradients."""
-    return module.eval().requires_grad_(False)
+    module.eval().requires_grad_(False)
+    return module
 
 
 def load_tiny_vae(path: Path) -> TinyVAE:
@@ -54,35 +58,49 @@ def load_tiny_vae(path: Path) -> TinyVAE:
     return vae
 
 
-class DiffusersVAE(nn.Module):
+class DiffusersVAE(FrontEnd):
     """A diffusers `AutoencoderKL` behind the two calls that ovbench needs.
 
     Contract: latents are the posterior mean times `scaling_factor`, in float32, and the shift is left out, as
     OpenVision 3's script does it (src/convert_upload/openvision3_test.py) and unlike FLUX's own pipeline.
     """
 
-    def __init__(self, vae: nn.Module) -> None:
+    def __init__(self, vae: Any) -> None:
         super().__init__()
-        self.vae = vae
-        self.scaling_factor = float(vae.config.scaling_factor)  # pyright: ignore[reportAttributeAccessIssue]
+        self.vae: Any = vae
+        self.scaling_factor = float(vae.config.scaling_factor)
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent cell along a side: one halving per level but the last."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents."""
+        return int(self.vae.config.latent_channels)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what decides the latents."""
+        return {"class": "AutoencoderKL", "latent_shift": False, "scaling_factor": self.scaling_factor}
 
     def encode(self, images_pm1: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] → latents [B, Z, H/8, W/8]."""
+        """Turns images [B, 3, H, W] in [-1, 1] into latents [B, Z, H/8, W/8]."""
         with torch.autocast(images_pm1.device.type, enabled=False):
             return self.vae.encode(images_pm1.float()).latent_dist.mode() * self.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents [B, Z, h, w] → images [B, 3, 8h, 8w], about [-1, 1]."""
+        """Turns latents [B, Z, h, w] into images [B, 3, 8h, 8w], about [-1, 1]."""
         with torch.autocast(latents.device.type, enabled=False):
             return self.vae.decode(latents.float() / self.scaling_factor).sample
 
 
-def load_frontend(kind: Literal["pixels", "tiny-vae", "flux-vae"], source: Path | None) -> nn.Module | None:
+def load_frontend(kind: Literal["pixels", "tiny-vae", "flux-vae"], source: Path | None) -> FrontEnd | None:
     """Returns the frozen front end of a trunk; None for a trunk that reads pixels.
 
     Args:
         kind: What the trunk reads.
-        source: The miniature VAE's file, or a diffusers VAE folder (`config.json`, `diffusion_pytorch_model.safetensors`).
+        source: The miniature VAE's file, or a diffusers VAE folder (`config.json` and weights).
 
     Raises:
         ConfigError: A VAE is needed and none was named.
@@ -99,5 +117,7 @@ def load_frontend(kind: Literal["pixels", "tiny-vae", "flux-vae"], source: Path 
     try:
         vae = diffusers.AutoencoderKL.from_pretrained(str(source), local_files_only=True, torch_dtype=torch.float32)
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot load the VAE: {error}", where=str(source), fix="name a diffusers VAE folder") from error
+        raise DataError(
+            f"cannot load the VAE: {error}", where=str(source), fix="name a diffusers VAE folder"
+        ) from error
     return freeze(DiffusersVAE(vae))

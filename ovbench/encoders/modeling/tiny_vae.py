@@ -5,11 +5,14 @@ Downsampling 4, no normalisation layers, so a picture and a cut-out of it get th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ovbench.encoders.modeling.vae_base import FrontEnd
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,16 +32,15 @@ class _Residual(nn.Module):
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
+        assert self.conv2.bias is not None
         nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(F.silu(self.conv1(F.silu(x))))
 
 
-class TinyVAE(nn.Module):
+class TinyVAE(FrontEnd):
     """Encoder and decoder between images in [-1, 1] and latents at a quarter of the resolution."""
-
-    downsampling = 4
 
     def __init__(self, config: TinyVAEConfig) -> None:
         super().__init__()
@@ -61,6 +63,20 @@ class TinyVAE(nn.Module):
             nn.Conv2d(stem, 12, 3, padding=1),
             nn.PixelShuffle(2),
         )
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent cell along a side: 4."""
+        return 4
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents."""
+        return self.config.latent_channels
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the configuration."""
+        return asdict(self.config)
 
     def moments(self, images_pm1: Tensor) -> tuple[Tensor, Tensor]:
         """Returns mean and log-variance of the posterior, unscaled: [B, 3, H, W] → two of [B, Z, H/4, W/4]."""

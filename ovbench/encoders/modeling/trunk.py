@@ -18,6 +18,7 @@ from ovbench._base.paths import asset
 from ovbench._base.seeding import derive
 from ovbench.encoders.base import EncoderInfo, Features, LoadRequest, PreprocessSpec, Tap
 from ovbench.encoders.modeling.frontend import freeze, load_tiny_vae, read_safetensors
+from ovbench.encoders.modeling.vae_base import FrontEnd
 from ovbench.encoders.modeling.vit import OpenVisionViT, ViTConfig, load_strict
 from ovbench.encoders.preprocess import resize, to_01
 
@@ -48,7 +49,9 @@ def check_device(device: str) -> torch.device:
         raise ConfigError(f"unknown device '{device}'", where="--device", fix="use cpu, cuda or cuda:N") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise DependencyError(
-            "a CUDA device was asked for and torch sees none", where="--device", fix="use --device cpu; see: ovbench doctor"
+            "a CUDA device was asked for and torch sees none",
+            where="--device",
+            fix="use --device cpu; see: ovbench doctor",
         )
     return chosen
 
@@ -60,7 +63,6 @@ class TrunkEncoder(nn.Module):
         name: `family/variant`.
         vit: The trunk with its weights.
         vae: Module with `encode`, or None.
-        downsampling: Pixels per input cell of the trunk, 1 without a VAE.
         device: Where it runs.
         dtype: Of the trunk; the VAE and all norms stay in float32.
     """
@@ -70,8 +72,7 @@ class TrunkEncoder(nn.Module):
         *,
         name: str,
         vit: OpenVisionViT,
-        vae: nn.Module | None,
-        downsampling: int,
+        vae: FrontEnd | None,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -79,6 +80,7 @@ class TrunkEncoder(nn.Module):
         self.vit, self.vae = vit, vae
         self._dtype = dtype
         config = vit.config
+        downsampling = 1 if vae is None else vae.downsampling
         side = config.image_size * downsampling
         digest = weights_digest(vit, vae)
         spec = PreprocessSpec(size=(side, side))
@@ -88,7 +90,7 @@ class TrunkEncoder(nn.Module):
                 "version": ADAPTER_VERSION,
                 "architecture": asdict(config),
                 "weights": digest,
-                "vae": None if vae is None else asdict(vae.config),  # pyright: ignore[reportArgumentType]
+                "vae": None if vae is None else vae.describe(),
                 "range": "pm1",
                 "dtype": str(dtype),
             }
@@ -212,7 +214,7 @@ def load_trunk(request: LoadRequest) -> TrunkEncoder:
         path = Path(request.source).expanduser() if request.source else asset(variant.weights)
         tensors, config = read_safetensors(path)
         vit = _build(config, tensors, where=str(path))
-    wanted = 3 if vae is None else vae.config.latent_channels
+    wanted = 3 if vae is None else vae.latent_channels
     if vit.config.in_channels != wanted:
         raise ConfigError(
             f"these weights read {vit.config.in_channels} channels, and {request.family}/{variant.name} gives {wanted}",
@@ -223,7 +225,6 @@ def load_trunk(request: LoadRequest) -> TrunkEncoder:
         name=f"{request.family}/{variant.name}",
         vit=vit,
         vae=vae,
-        downsampling=1 if vae is None else vae.downsampling,
         device=device,
         dtype=_DTYPES[request.dtype],
     )

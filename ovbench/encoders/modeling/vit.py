@@ -91,7 +91,9 @@ def read_open_clip_config(document: Mapping[str, Any], *, where: str) -> ViTConf
     known = set(ViTConfig.__dataclass_fields__) - {"embed_dim", "eps"}
     for key in set(vision) - known - _IGNORED_KEYS:
         near = suggest(key, known)
-        raise DataError(f"unknown key '{key}' in vision_cfg", where=where, fix=f"did you mean '{near}'?" if near else "")
+        raise DataError(
+            f"unknown key '{key}' in vision_cfg", where=where, fix=f"did you mean '{near}'?" if near else ""
+        )
     fields = {key: value for key, value in vision.items() if key in known}
     return ViTConfig(embed_dim=int(model["embed_dim"]), **fields)
 
@@ -134,6 +136,7 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Turns [B, T, C] into [B, T, C]; `mask` is True where attention is allowed."""
         batch, length, width = x.shape
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         q, k, v = qkv.view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
@@ -149,6 +152,7 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Turns [..., C] into [..., C]."""
         return self.c_proj(F.gelu(self.c_fc(x)))
 
 
@@ -163,6 +167,7 @@ class Block(nn.Module):
         self.mlp = MLP(width, mlp_width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Turns [B, T, C] into [B, T, C]."""
         x = x + self.attn(self.ln_1(x), mask)
         return x + self.mlp(self.ln_2(x))
 
@@ -175,6 +180,7 @@ class Transformer(nn.Module):
         self.resblocks = nn.ModuleList(Block(width, heads, mlp_width, eps) for _ in range(layers))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Turns [B, T, C] into [B, T, C], block after block."""
         for block in self.resblocks:
             x = block(x, mask)
         return x
@@ -267,7 +273,9 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -
     faults = []
     for title, names in (("missing", missing), ("unexpected", extra), ("wrong shape", shapes)):
         if names:
-            faults.append(f"{title}: {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else ""))
+            faults.append(
+                f"{title}: {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            )
     if faults:
         raise DataError(
             f"the weights do not fit the architecture ({'; '.join(faults)})",

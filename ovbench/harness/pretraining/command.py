@@ -148,5 +148,3 @@ def _encoder(request: PretrainRequest, reporter: Reporter, train: Sprites, test:
     figures = {f"probe_{name}": value for name, value in result.probes.items()}
     figures |= {"loss_first": result.log[0]["loss"], "loss_last": result.log[-1]["loss"]}
     return {"weights": str(result.weights), "figures": figures, "recipe": asdict(recipe)}
-
-

@@ -1,4 +1,4 @@
-"""OpenVision 3's objective: reconstruction, contrast, captions (arXiv 2601.15369v2, Eq. 3-6); CLIP's and SigLIP's too."""
+"""OpenVision 3's objective (arXiv 2601.15369v2, Eq. 3-6), with CLIP's and SigLIP's as its special cases."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ovbench.harness.pretraining.config import ObjectiveConfig
+from ovbench.encoders.modeling.vae_base import FrontEnd
 from ovbench.harness.pretraining.data import Batch
 from ovbench.harness.pretraining.model import Pretrainer
 
@@ -78,7 +78,7 @@ class Objective:
     def __init__(
         self,
         model: Pretrainer,
-        vae: nn.Module | None,
+        vae: FrontEnd | None,
         lpips: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         self.model, self.vae, self.lpips = model, vae, lpips

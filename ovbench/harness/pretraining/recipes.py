@@ -49,7 +49,7 @@ MINI: dict[str, PretrainRecipe] = {
 
 
 def _paper_phases(full_px: int) -> tuple[PhaseConfig, ...]:
-    """Returns Table 1's two stages; one epoch is 1.28 million samples, rates are base x batch / 256 as in OpenVision 1."""
+    """Returns Table 1's two stages; an epoch is 1.28 million samples, rates are base x batch / 256 (OpenVision 1)."""
     epoch = 1_281_167
     return (
         PhaseConfig(

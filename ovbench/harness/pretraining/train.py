@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ovbench._base.errors import ConfigError
 from ovbench._base.seeding import derive, torch_generator
 from ovbench.encoders.modeling.frontend import load_frontend
+from ovbench.encoders.modeling.vae_base import FrontEnd
 from ovbench.encoders.modeling.vit import OpenVisionViT, ViTConfig
 from ovbench.harness.checkpoint import save_tensors
 from ovbench.harness.pretraining.config import PhaseConfig, PretrainRecipe
@@ -47,7 +48,7 @@ def phase_batch(recipe: PretrainRecipe, phase: PhaseConfig, seed: int, step: int
     return scene_batch(data_seed, step, phase.batch_size, sprites, group_size=recipe.group_size)
 
 
-def tokens_of(visual: OpenVisionViT, vae: nn.Module | None) -> Callable[[Tensor], Tensor]:
+def tokens_of(visual: OpenVisionViT, vae: FrontEnd | None) -> Callable[[Tensor], Tensor]:
     """Returns the function images in [-1, 1] → tokens, as the frozen encoder computes it."""
 
     def run(images_pm1: Tensor) -> Tensor:

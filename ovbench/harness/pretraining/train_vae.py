@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ovbench._base.seeding import derive, torch_generator
@@ -28,7 +29,7 @@ def images_for_step(seed: int, step: int, recipe: VAERecipe, sprites: Sprites) -
 @torch.no_grad()
 def measure(vae: TinyVAE, sprites: Sprites, count: int = 512) -> dict[str, float]:
     """Returns mean PSNR in dB over `count` held-out cut-outs and scenes, and the standard deviation of the latents."""
-    singles = to_pm1(_stack([draw_single(make_single(1, "test", index), sprites) for index in range(count)]))
+    singles = to_pm1(np.stack([draw_single(make_single(1, "test", index), sprites) for index in range(count)]))
     scenes = to_pm1(draw_scenes([make_scene(1, "test", index) for index in range(count // 4)], sprites))
     result = {"latent_std": float(vae.moments(scenes)[0].std())}
     for name, images in (("psnr_32px_db", singles), ("psnr_64px_db", scenes)):
@@ -38,10 +39,10 @@ def measure(vae: TinyVAE, sprites: Sprites, count: int = 512) -> dict[str, float
     return result
 
 
-def _stack(images: list):
-    import numpy as np
-
-    return np.stack(images)
+def _set_memory_format(module: torch.nn.Module, memory_format: torch.memory_format) -> None:
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 
 def train_vae(
@@ -60,7 +61,8 @@ def train_vae(
     """
     torch.manual_seed(derive(seed, "vae/init"))
     config = TinyVAEConfig()
-    vae = TinyVAE(config).to(memory_format=torch.channels_last)  # faster convolutions on CPU
+    vae = TinyVAE(config)
+    _set_memory_format(vae, torch.channels_last)  # faster convolutions on CPU
 
     def losses(step: int) -> dict[str, torch.Tensor]:
         images = images_for_step(seed, step, recipe, train_sprites).contiguous(memory_format=torch.channels_last)
@@ -85,7 +87,7 @@ def train_vae(
         recipe={"recipe": recipe, "seed": seed, "sprites": train_sprites.digest},
         progress=progress,
     )
-    vae = vae.to(memory_format=torch.contiguous_format)
+    _set_memory_format(vae, torch.contiguous_format)
     stored = {key: value.to(torch.bfloat16) for key, value in vae.state_dict().items()}
     vae.load_state_dict({key: value.float() for key, value in stored.items()})
     figures = measure(vae, test_sprites)

@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ovbench.harness.understanding.config import LlavaConfig, StageConfig
+from ovbench.harness.understanding.data import WorldTrainingData
+from ovbench.harness.understanding.evaluate import answer, read_predictions
+from ovbench.harness.understanding.llava import load_llava
+from ovbench.harness.understanding.train import train_llava
 
 from ovbench._base.fingerprint import file_sha256
 from ovbench._base.paths import asset_folder
@@ -21,11 +26,6 @@ from ovbench.harness.events import Reporter
 from ovbench.harness.features import FeatureStore, encode_images
 from ovbench.harness.plan import Job
 from ovbench.harness.steps import Step, StepCache, StepResult
-from ovbench.harness.understanding.config import LlavaConfig, StageConfig
-from ovbench.harness.understanding.data import WorldTrainingData
-from ovbench.harness.understanding.evaluate import answer, read_predictions
-from ovbench.harness.understanding.llava import load_llava
-from ovbench.harness.understanding.train import train_llava
 from ovbench.tasks.base import Prediction, TaskData, TaskSpec
 from ovbench.tasks.sources import load_data
 

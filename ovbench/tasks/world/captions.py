@@ -10,7 +10,7 @@ BODY_PARTS = {"feet": ("sandal", "sneaker", "boot"), "hand": ("bag",), "legs": (
 
 
 def scene_caption(scene: Scene) -> str:
-    """Returns the full caption, e.g. `winter scene two items : red boot top-left , blue bag bottom-right .`"""
+    """Returns the full caption: `winter scene two items : red boot top-left , blue bag bottom-right .` and the like."""
     parts = " , ".join(item_caption(item) for item in scene.items)
     noun = "item" if len(scene.items) == 1 else "items"
     return f"{scene.theme} scene {NUMBERS[len(scene.items) - 1]} {noun} : {parts} ."
@@ -23,5 +23,6 @@ def item_caption(item: Item) -> str:
 
 def words() -> tuple[str, ...]:
     """Returns every word that captions, questions and answers of the world can hold, in a fixed order."""
-    grammar = "scene item items : , . ? what is in the colour where how many are there relative to which this for a image yes no"
+    grammar = "scene item items : , . ? what is in the colour where how many are there"
+    grammar += " relative to which this for a image yes no"
     return (*GARMENTS, *COLOURS, *CELLS, *THEMES, *NUMBERS, *RELATIONS, *BODY_PARTS, *grammar.split())

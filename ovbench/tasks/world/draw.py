@@ -31,7 +31,7 @@ _ALPHA_GAIN = 3.0  # opacity = min(1, 3 x grey / 255): the dark background of a 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sprites:
-    """Garment photographs: `images` uint8 [8, num_sprites, 28, 28] in the order of GARMENTS, and where they are from."""
+    """Garment photographs: `images` uint8 [8, num_sprites, 28, 28] in the order of GARMENTS, and their origin."""
 
     images: np.ndarray
     digest: str  # sha256 of the source file: part of every data key

@@ -1,0 +1,1 @@
+"""The miniature language model: its tokenizer, its text and its training."""

@@ -1,0 +1,1 @@
+"""LLaVA-1.5 on frozen features: training in two stages, and answering questions."""

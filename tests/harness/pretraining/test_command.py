@@ -1,0 +1,66 @@
+"""`ovbench pretrain --smoke` for each recipe: it trains, its losses fall, and it says how the file was made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ovbench._base.errors import ConfigError, RecordError
+from ovbench._base.files import folder_lock
+from ovbench.encoders.registry import load_encoder
+from ovbench.harness.events import ignore
+from ovbench.harness.pretraining.command import PretrainRequest, run_pretraining
+
+
+@pytest.mark.parametrize(
+    ("recipe", "terms"),
+    [
+        ("clip", {"contrastive"}),
+        ("siglip", {"contrastive"}),
+        ("ovis3", {"contrastive", "caption", "rec_pixels", "rec_latents"}),
+    ],
+)
+def test_smoke_training_learns_and_its_weights_load(tmp_path: Path, recipe: str, terms: set[str]) -> None:
+    note = run_pretraining(PretrainRequest(recipe=recipe, smoke=True, out=tmp_path), ignore)
+    rows = [json.loads(line) for line in (tmp_path / "low.log.jsonl").read_text().splitlines()]
+    assert terms <= set(rows[0])
+    for name in ("loss", *terms):
+        assert rows[-1][name] < rows[0][name], f"{name} did not fall"
+    written = json.loads((tmp_path / f"{recipe}.training.json").read_text())
+    assert written["command"] == f"ovbench pretrain --recipe {recipe} --protocol mini --seed 0 --smoke"
+    assert written["sha256"] == note["sha256"] and written["figures"]["probe_class"] > 0.125
+    encoder = load_encoder(f"{recipe}/mini:{note['weights']}")
+    assert encoder.info.weights_digest != load_encoder(f"{recipe}/mini").info.weights_digest
+
+
+def test_smoke_training_of_the_vae(tmp_path: Path) -> None:
+    note = run_pretraining(PretrainRequest(recipe="vae", smoke=True, out=tmp_path), ignore)
+    rows = [json.loads(line) for line in (tmp_path / "vae.log.jsonl").read_text().splitlines()]
+    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+    assert note["figures"]["psnr_32px_db"] > 10.0
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+    notes = [
+        run_pretraining(PretrainRequest(recipe="clip", smoke=True, out=tmp_path / name, fraction=1.0), ignore)
+        for name in ("a", "b")
+    ]
+    assert notes[0]["sha256"] == notes[1]["sha256"]
+
+
+def test_a_paper_recipe_on_the_embedded_world_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="256-pixel photographs"):
+        run_pretraining(PretrainRequest(recipe="ovis3-base-256", protocol="openvision3", out=tmp_path), ignore)
+
+
+def test_two_trainings_in_one_folder_are_refused(tmp_path: Path) -> None:
+    with folder_lock(tmp_path), pytest.raises(RecordError, match="another training"):
+        run_pretraining(PretrainRequest(recipe="clip", smoke=True, out=tmp_path), ignore)
+
+
+@pytest.mark.parametrize("fields", [{"seed": -1}, {"threads": 0}, {"fraction": 0.0}])
+def test_numbers_out_of_range_are_refused(fields: dict[str, float]) -> None:
+    with pytest.raises(ConfigError):
+        PretrainRequest(recipe="clip", **fields)  # pyright: ignore[reportArgumentType]
