@@ -86,7 +86,7 @@ def metric(
     n: int = 1400,
     **changes: Any,
 ) -> MetricValue:
-    bounded = value is not None and half is not None
+    low, high = (None, None) if value is None or half is None else (value - half, value + half)
     fields: dict[str, Any] = {
         "task": task,
         "name": name,
@@ -96,9 +96,11 @@ def metric(
         "unit": "fraction",
         "higher_is_better": True,
         "n": n,
-        "low": value - half if bounded else None,
-        "high": value + half if bounded else None,
-        "interval": "clustered by image, CR1, t with 899 degrees of freedom" if bounded else "none: made by hand",
+        "low": low,
+        "high": high,
+        "interval": "clustered by image, CR1, t with 899 degrees of freedom"
+        if low is not None
+        else "none: made by hand",
         "reason": None if value is not None else "no question was answered yes",
     }
     return MetricValue(**{**fields, **changes})
@@ -140,7 +142,7 @@ def record(
             name="mini", version=1, content={"name": "mini", "version": 1, "stage": {"lr": 0.002}}
         ),
         "tasks": (TASK,),
-        "metrics": (metric(metrics),) if isinstance(metrics, float) else tuple(metrics),
+        "metrics": tuple(metrics) if isinstance(metrics, Sequence) else (metric(metrics),),
         "steps": (StepRecord(name="features", key="k" * 64, seconds=1.5, cached=False, made_in_s=1.5),),
         "measurements": (
             Measurement(name="peak_rss", value=5.0e8, unit="bytes", reason=None),
@@ -198,7 +200,7 @@ def two_tasks(seed_accuracy: float, pope_accuracy: float | None, *, half: float 
 
 def example() -> list[RunRecord]:
     """Records whose tables show everything: controls, two seeds, a missing value, a tie, a best, a limit, markup."""
-    both = {"tasks": (TASK, POPE)}
+    both: dict[str, Any] = {"tasks": (TASK, POPE)}
     return [
         record("ovis3/mini", two_tasks(0.62, 0.71), **both),
         record("clip/mini", two_tasks(0.55, 0.70), **both),

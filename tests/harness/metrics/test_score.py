@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from ovbench._base.errors import ConfigError
 from ovbench.harness.metrics.base import values_of
+from ovbench.harness.metrics.choice import score_choice
 from ovbench.harness.metrics.score import sample_rows, score_task, scorer_name
+from ovbench.harness.metrics.yesno import score_yesno
 from ovbench.results.store import SAMPLE_COLUMNS
-from ovbench.tasks.base import TaskSpec
+from ovbench.tasks.base import METRICS, TaskSpec
 from ovbench.tasks.load import load_task, task_names
 
 SPEC = TaskSpec(
@@ -19,6 +20,7 @@ SPEC = TaskSpec(
     title="a quiz",
     kind="choice",
     source={},
+    prompt="{question}",
     scoring="likelihood",
     parser="option_text",
     metrics=("accuracy",),
@@ -35,11 +37,11 @@ def test_every_task_of_the_catalogue_gets_the_metrics_it_asks_for(name: str, qui
     assert set(spec.metrics) <= set(score_task(spec, *quiz(rows)))
 
 
-def test_a_metric_that_the_scorer_does_not_give_is_named(quiz: Callable[..., Any]) -> None:
-    spec = dataclasses.replace(SPEC, metrics=("accuracy", "f1"))
-    with pytest.raises(ConfigError, match="asks for the metric 'f1', which the choice scorer does not give") as caught:
-        score_task(spec, *quiz([("a", "", "x", "x"), ("b", "", "x", "y")]))
-    assert caught.value.fix == "use some of: accuracy, unparsed_rate"
+@pytest.mark.parametrize("kind", ["choice", "yesno"])
+def test_every_metric_that_a_task_may_ask_for_is_given(kind: Any, quiz: Callable[..., Any]) -> None:
+    rows = [("a", "one", "yes", "yes"), ("b", "one", "no", "no")]
+    score = score_choice if kind == "choice" else score_yesno
+    assert set(METRICS[kind]) <= set(score(*quiz(rows)))
 
 
 def test_the_scorer_says_how_answers_are_read_and_its_version() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ovbench._base.errors import DataError
 from ovbench.harness.metrics.yesno import score_yesno
-from ovbench.tasks.answers import parse
+from ovbench.tasks.answers import parse_answer
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "pope_scoring.json").read_text(encoding="utf-8"))
 NAMES = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "f1", "yes_ratio": "yes_rate"}
@@ -46,7 +46,7 @@ def test_the_means_over_splits_are_llavas(pope: Any) -> None:
 @pytest.mark.parametrize("case", GOLDEN["edge_aggregates"], ids=lambda case: case["name"])
 def test_where_popes_script_stops_there_is_a_reason_and_no_number(case: Any, quiz: Callable[..., Any]) -> None:
     rows = [
-        (f"image{index}", "", row["label"], parse("pope_official", row["answer"].strip(), ()))
+        (f"image{index}", "", row["label"], parse_answer("pope_official", row["answer"].strip()))
         for index, row in enumerate(case["rows"])
     ]
     scores = score_yesno(*quiz(rows))
