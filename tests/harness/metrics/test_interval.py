@@ -37,10 +37,10 @@ def test_the_clustered_error_is_the_oracles(oracle: ModuleType) -> None:
 
 
 def test_with_one_question_per_image_it_is_the_classic_error_of_a_mean() -> None:
-    values = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0])
-    interval = mean_interval(values, [str(index) for index in range(8)])
-    classic = statistics.stdev(values.tolist()) / 8**0.5
-    assert _error(interval.low, interval.high, 7) == pytest.approx(classic)
+    values = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0] * 4)
+    interval = mean_interval(values, [str(index) for index in range(32)])
+    classic = statistics.stdev(values.tolist()) / 32**0.5
+    assert _error(interval.low, interval.high, 31) == pytest.approx(classic)
 
 
 def test_repeating_every_question_does_not_narrow_the_interval() -> None:
