@@ -158,8 +158,8 @@ def training_turns(scene: Scene, seed: int, count: int) -> tuple[Question, ...]:
     """Returns up to `count` different questions about a training scene.
 
     Half of the draws are yes/no, half of those yes. Garments are drawn with weights inverse to how often they are
-    present (or absent), so that `P(yes | garment)` is near one half (0.40 to 0.50) and the identity answers are close to
-    uniform. Meant for text that shows the caption, or for turns used one by one.
+    present (or absent), so that `P(yes | garment)` is near one half (0.40 to 0.50) and the identity answers are close
+    to uniform. Meant for text that shows the caption, or for turns used one by one.
 
     Trap: read in this order as one dialogue, yes and no alternate and earlier turns name what is there; use
     `dialogue_turns` where a model must look.
