@@ -253,7 +253,6 @@ def tasks(
     from ovbench.listing import task_card, task_rows
 
     card = _wants_card(action, name, "tasks")
-    _rows(task_card(str(name)) if card else task_rows(), json_output)
     if samples is not None:
         from ovbench._base.errors import ConfigError
         from ovbench.tasks.load import load_task
@@ -264,8 +263,9 @@ def tasks(
             raise ConfigError(
                 "--samples needs one task", where="--samples", fix="run: ovbench tasks show NAME --samples …"
             )
-        draw_sheet(load_data(load_task(str(name)), limit=count), samples)
+        draw_sheet(load_data(load_task(str(name)), limit=count, where="--count"), samples)
         typer.echo(f"written: {samples}", err=True)
+    _rows(task_card(str(name)) if card else task_rows(), json_output)
 
 
 @app.command()

@@ -45,20 +45,19 @@ class Reporter:
 
     def step(self, name: str) -> Progress:
         """Announces a step and returns where its progress goes."""
-        began = time.monotonic()
-        last = 0.0
+        began = last = 0.0
         first_done: int | None = None
         self.listener(Event(job=self.job, step=name, state="started"))
 
         def progress(done: int, total: int, **fields: float) -> None:
-            nonlocal last, first_done
+            nonlocal began, last, first_done
             now = time.monotonic()
-            if first_done is None:
-                first_done = done - 1  # a resumed step starts part-way: its rate counts from here
+            if first_done is None:  # the rate counts from here: a step may first wait for another, or start part-way
+                began, first_done = now, done
             if now - last < 0.2 and done < total:
                 return
             last = now
-            rate = (done - first_done) / max(now - began, 1e-9)
+            rate = (done - first_done) / (now - began) if now > began else 0.0
             eta = (total - done) / rate if rate > 0 else None
             self.listener(
                 Event(

@@ -110,7 +110,7 @@ def plan_runs(
     if not names:
         raise ConfigError("no task named", where="--tasks", fix="leave --tasks out to run the whole suite")
     specs = tuple(load_task(name, where="--tasks") for name in dict.fromkeys(names))
-    parsed = {spec.canonical: spec for spec in (parse_encoder(text, protocol=protocol) for text in encoders)}
+    parsed = {spec.canonical: spec for spec in (parse_encoder(text, protocol=recipe.variants) for text in encoders)}
     for spec in parsed.values():
         if suite == "understanding" and not spec.variant.for_understanding:
             raise ConfigError(

@@ -11,7 +11,7 @@ from ovbench._base.errors import ConfigError
 from ovbench._base.names import lookup
 
 _FOLDER = Path(__file__).resolve().parent.parent / "protocols"
-_KEYS = {"name", "version", "title", "description", "understanding"}
+_KEYS = {"name", "version", "title", "description", "variants", "understanding"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +22,7 @@ class Protocol:
     version: int
     title: str
     description: str
+    variants: str  # the protocol whose default variants a bare family name means
     content: Mapping[str, Any]  # the whole file, as it goes into records
 
     @property
@@ -54,5 +55,6 @@ def load_protocol(name: str) -> Protocol:
         version=int(content["version"]),
         title=content["title"],
         description=content["description"],
+        variants=content["variants"],
         content=content,
     )

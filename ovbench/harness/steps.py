@@ -44,6 +44,7 @@ class Step:
 class StepResult:
     """Where a step's files are, and what it cost."""
 
+    name: str  # of the step
     path: Path
     key: str
     cached: bool
@@ -122,7 +123,12 @@ class StepCache:
     def _result(self, step: Step, path: Path, *, cached: bool, began: float) -> StepResult:
         made = float(read_json(path / MANIFEST)["made_in_s"])
         return StepResult(
-            path=path, key=step.key, cached=cached, seconds=round(time.monotonic() - began, 3), made_in_s=made
+            name=step.name,
+            path=path,
+            key=step.key,
+            cached=cached,
+            seconds=round(time.monotonic() - began, 3),
+            made_in_s=made,
         )
 
 

@@ -117,7 +117,9 @@ def train_loop(
     if state is not None:
         restore(state.tensors, modules, optimizer, trained)
         start = state.step
-        rows = [row for row in read_jsonl(log_path, drop_torn_tail=True) if row["step"] <= start]
+        # A run killed before its first log row has a checkpoint and no log.
+        logged = read_jsonl(log_path, drop_torn_tail=True) if log_path.is_file() else []
+        rows = [row for row in logged if row["step"] <= start]
     if log_path.exists():
         log_path.write_text("".join(f"{line}\n" for line in (_line(row) for row in rows)), encoding="utf-8")
     elapsed = float(rows[-1]["elapsed_s"]) if rows else 0.0

@@ -92,10 +92,9 @@ def export(tables: Sequence[ComparisonTable], path: Path) -> None:
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
+        fault = f"unknown export format '{suffix}'" if suffix else f"'{path.name}' has no suffix that names a format"
         raise ConfigError(
-            f"unknown export format '{path.suffix}'"
-            if path.suffix
-            else f"'{path.name}' has no suffix to name its format",
+            fault,
             where=f"--export {path}",
             fix=f"name a file that ends with one of: {', '.join(SUFFIXES)}",
         )

@@ -43,6 +43,7 @@ class Cell:
     high: float | None = None
     interval: str = ""  # how it was made
     by_seed: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = ()  # of `by_seed`
     mark: Mark = ""  # best: no other row's interval reaches it; tied: not separated from the best
     reason: str | None = None  # why there is no value
 
@@ -247,6 +248,7 @@ def _cell(by_seed: Mapping[int, MetricValue]) -> Cell:
         high=statistics.fmean(highs) if whole else None,
         interval=how if whole else next(metric.interval for metric in metrics if metric.low is None),
         by_seed=values,
+        seeds=tuple(sorted(by_seed)),
     )
 
 

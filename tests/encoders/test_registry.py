@@ -67,4 +67,6 @@ def test_every_variant_has_its_metadata() -> None:
         for variant in family.variants:
             for name in ("title", "licence", "training_data", "objective", "citation", "weights", "protocol"):
                 assert getattr(variant, name), f"{family.key}/{variant.name} has no {name}"
-            assert variant.num_tokens > 0 and variant.dim > 0 and variant.resolution_px > 0
+            assert variant.num_tokens > 0
+            assert variant.dim > 0
+            assert variant.resolution_px > 0

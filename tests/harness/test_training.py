@@ -19,7 +19,9 @@ class Killed(Exception):
     pass
 
 
-def run(folder: Path, *, stop_after: int | None = None, config: LoopConfig = CONFIG, recipe: str = "a") -> torch.nn.Module:
+def run(
+    folder: Path, *, stop_after: int | None = None, config: LoopConfig = CONFIG, recipe: str = "a"
+) -> torch.nn.Module:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 1))
 
@@ -33,7 +35,13 @@ def run(folder: Path, *, stop_after: int | None = None, config: LoopConfig = CON
             raise Killed
 
     train_loop(
-        modules={"m": model}, losses=losses, config=config, folder=folder, name="fit", recipe=recipe, after_step=after_step
+        modules={"m": model},
+        losses=losses,
+        config=config,
+        folder=folder,
+        name="fit",
+        recipe=recipe,
+        after_step=after_step,
     )
     return model
 

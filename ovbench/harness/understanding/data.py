@@ -22,10 +22,10 @@ from ovbench.harness.understanding.conversation import (
     render,
     tokenize,
 )
-from ovbench.tasks.sources import WORLD_VERSION
 from ovbench.tasks.world.captions import scene_caption
-from ovbench.tasks.world.questions import training_turns
+from ovbench.tasks.world.questions import dialogue_turns
 from ovbench.tasks.world.scene import Scene, make_scene
+from ovbench.tasks.world.source import GENERATOR_VERSION
 
 if TYPE_CHECKING:
     from ovbench.tasks.world.draw import Sprites
@@ -69,7 +69,7 @@ class WorldTrainingData:
     @property
     def digest(self) -> str:
         """The sha256 of the settings, the world's version and the photographs."""
-        return fingerprint({"world": WORLD_VERSION, "settings": asdict(self), "sprites": self._sprites.digest})
+        return fingerprint({"world": GENERATOR_VERSION, "settings": asdict(self), "sprites": self._sprites.digest})
 
     @cached_property
     def image_ids(self) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ class WorldTrainingData:
             pairs = [("", scene_caption(scene))]
         else:
             seed = derive(self.seed, "llava/visit", visit) if self.new_questions else self.seed
-            pairs = [(turn.text, turn.answer) for turn in training_turns(scene, seed, self.num_turns)]
+            pairs = [(turn.text, turn.answer) for turn in dialogue_turns(scene, seed, self.num_turns)]
         messages: list[Message] = []
         for number, (asked, answer) in enumerate(pairs):
             text = f"<image>\n{asked}" if number == 0 else asked

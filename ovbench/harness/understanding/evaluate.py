@@ -21,7 +21,7 @@ from ovbench.harness.understanding.conversation import Tokenized, question_promp
 from ovbench.harness.understanding.data import TokenSource
 from ovbench.harness.understanding.decoding import greedy, option_scores, prefill
 from ovbench.harness.understanding.llava import Llava
-from ovbench.tasks.answers import parse
+from ovbench.tasks.answers import parse_answer
 from ovbench.tasks.base import Prediction, Sample, TaskData, TaskSpec
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def answer(
 
 def judge(spec: TaskSpec, sample: Sample, raw: str, scores: tuple[float, ...]) -> Prediction:
     """Reads an answer as the task says: the likeliest option, or what its parser finds in the greedy answer."""
-    parsed = parse(spec.parser, raw, sample.options)
+    parsed = parse_answer(spec.parser, raw, sample.options)
     ranked = sample.options[scores.index(max(scores))] if scores else None
     chosen = ranked if spec.scoring == "likelihood" else parsed
     return Prediction(

@@ -5,6 +5,7 @@ Steps are asked for from the end: where the answers are cached, nothing before t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -12,11 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ovbench.harness.understanding.config import LlavaConfig, StageConfig
-from ovbench.harness.understanding.data import WorldTrainingData
-from ovbench.harness.understanding.evaluate import answer, read_predictions
-from ovbench.harness.understanding.llava import load_llava
-from ovbench.harness.understanding.train import train_llava
 
 from ovbench._base.fingerprint import file_sha256
 from ovbench._base.paths import asset_folder
@@ -26,6 +22,11 @@ from ovbench.harness.events import Reporter
 from ovbench.harness.features import FeatureStore, encode_images
 from ovbench.harness.plan import Job
 from ovbench.harness.steps import Step, StepCache, StepResult
+from ovbench.harness.understanding.config import LlavaConfig, StageConfig
+from ovbench.harness.understanding.data import WorldTrainingData
+from ovbench.harness.understanding.evaluate import answer, read_predictions
+from ovbench.harness.understanding.llava import load_llava
+from ovbench.harness.understanding.train import train_llava
 from ovbench.tasks.base import Prediction, TaskData, TaskSpec
 from ovbench.tasks.sources import load_data
 
@@ -48,6 +49,7 @@ class Outcome:
     encoder: Encoder
     answers: dict[str, Answers] = field(default_factory=dict)
     steps: list[StepResult] = field(default_factory=list)
+    throughput: dict[str, float | None] = field(default_factory=dict)  # units a second, of what was made now
 
 
 def llava_config(section: Mapping[str, Any]) -> LlavaConfig:
@@ -83,6 +85,7 @@ class UnderstandingRun:
             num_turns=self.section["num_turns"],
         )
         self._results: dict[str, StepResult] = {}
+        self._work: dict[str, tuple[int, float]] = {"encode": (0, 0.0), "answer": (0, 0.0)}
 
     def run(self) -> Outcome:
         """Returns the answers of every task under every control, computing what is missing."""
@@ -95,6 +98,9 @@ class UnderstandingRun:
             }
             outcome.answers[spec.name] = Answers(data=data, by_control=by_control)
         outcome.steps = list(self._results.values())
+        outcome.throughput = {
+            name: count / seconds if seconds > 0 else None for name, (count, seconds) in self._work.items()
+        }
         return outcome
 
     def _obtain(self, step: Step, label: str, build: Callable[[Path, Path, Any], None]) -> StepResult:
@@ -108,6 +114,10 @@ class UnderstandingRun:
             self.reporter.ended(label, cached=result.cached, seconds=result.seconds)
             self._results[step.key] = result
         return self._results[step.key]
+
+    def _count(self, what: str, units: int, began: float) -> None:
+        count, seconds = self._work[what]
+        self._work[what] = (count + units, seconds + time.monotonic() - began)
 
     # --- frozen features -------------------------------------------------------------------------------------------
 
@@ -126,6 +136,7 @@ class UnderstandingRun:
     def _features(self, step: Step, label: str, image_ids: tuple[str, ...], image: Callable[[str], Any]) -> Path:
         def build(out: Path, work: Path, progress: Any) -> None:
             del work
+            began = time.monotonic()
             encode_images(
                 self.encoder,
                 image_ids,
@@ -135,6 +146,7 @@ class UnderstandingRun:
                 dtype=_DTYPES[self.section["feature_dtype"]],
                 progress=progress,
             )
+            self._count("encode", len(image_ids), began)
 
         return self._obtain(step, label, build).path
 
@@ -210,7 +222,7 @@ class UnderstandingRun:
     # --- answers ---------------------------------------------------------------------------------------------------
 
     def _answers(self, spec: TaskSpec, data: TaskData, control: str) -> StepResult:
-        features_step = self._features_step(data.digest)
+        features_step = self._features_step(data.images_digest)
         step = Step(
             name="answers",
             version=1,
@@ -233,6 +245,7 @@ class UnderstandingRun:
             image_ids = tuple(dict.fromkeys(sample.image_id for sample in data.samples))
             tokens = FeatureStore(self._features(features_step, f"features ({spec.name})", image_ids, data.image))
             model = load_llava(weights, self.config, dim=tokens.dim)
+            began = time.monotonic()
             answer(
                 model,
                 data,
@@ -243,6 +256,7 @@ class UnderstandingRun:
                 max_new_tokens=self.section["max_new_tokens"],
                 progress=progress,
             )
+            self._count("answer", len(data.samples), began)
             (out / "answers.jsonl").write_bytes((work / "answers.jsonl").read_bytes())
 
         label = f"answers ({spec.name})" if control == MAIN else f"answers ({spec.name}, {control})"

@@ -66,8 +66,9 @@ def label(row: Row) -> str:
 
 
 def seeds(row: Row) -> str:
-    """Returns the number of seeds behind a row; nothing for chance."""
-    return str(len(row.seeds)) if row.seeds else ""
+    """Returns the number of seeds behind a row's values, as a range where they differ; nothing for chance."""
+    counts = {len(cell.seeds) for cell in row.cells.values() if cell.seeds}
+    return "–".join(str(count) for count in sorted({min(counts), max(counts)})) if counts else ""
 
 
 def lay_out(table: ComparisonTable) -> Printed:

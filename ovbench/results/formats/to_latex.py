@@ -1,4 +1,4 @@
-"""Tables as LaTeX with booktabs: \\usepackage{booktabs} is all that the document needs."""
+r"""Tables as LaTeX with booktabs: \usepackage{booktabs} is all that the document needs."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ from ovbench.results.table import ComparisonTable
 # Contract: columns are only ever added, at the end. docs/records.md explains each.
 COLUMNS = (
     "suite", "protocol", "protocol_version", "limit", "row", "kind", "encoder", "dtype", "weights_digest", "num_params",
-    "num_params_frontend", "num_tokens", "dim", "num_seeds", "seeds", "task", "task_version", "scorer", "metric", "group",
-    "control", "headline", "unit", "higher_is_better", "n", "value", "low", "high", "interval", "spread", "mark", "reason",
-    "run_ids",
+    "num_params_frontend", "num_tokens", "dim", "num_seeds", "seeds", "task", "task_version", "scorer", "metric",
+    "group", "control", "headline", "unit", "higher_is_better", "n", "value", "low", "high", "interval", "spread",
+    "mark", "reason", "run_ids",
 )  # fmt: skip
 
 
@@ -48,8 +48,8 @@ def _rows_of(table: ComparisonTable) -> list[dict[str, Any]]:
             found.append(
                 about
                 | {
-                    "num_seeds": len(cell.by_seed),
-                    "seeds": list(row.seeds) if cell.by_seed else [],
+                    "num_seeds": len(cell.seeds),
+                    "seeds": list(cell.seeds),
                     "task": column.task,
                     "task_version": column.task_version,
                     "scorer": column.scorer,

@@ -77,7 +77,8 @@ def test_a_diffusers_vae_gives_the_scaled_mean_without_the_shift(tmp_path: Path)
     vae.save_pretrained(tmp_path)
     front = load_frontend("flux-vae", tmp_path)
     assert front is not None
-    assert front.downsampling == 8 and front.latent_channels == 16
+    assert front.downsampling == 8
+    assert front.latent_channels == 16
     images = torch.rand(1, 3, 64, 64) * 2 - 1
     with torch.no_grad():
         expected = vae.eval().encode(images).latent_dist.mean * 0.3611

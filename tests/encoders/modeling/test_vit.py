@@ -23,7 +23,11 @@ from ovbench.encoders.modeling.vit import (
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 NAMES = ("openvision1_tiny", "openvision2_tiny", "openvision3_tiny")
-VARIANTS = {"": {}, "alt_ln_first.": {"final_ln_after_pool": False}, "alt_tok.": {"pool_type": "tok", "final_ln_after_pool": False}}
+VARIANTS = {
+    "": {},
+    "alt_ln_first.": {"final_ln_after_pool": False},
+    "alt_tok.": {"pool_type": "tok", "final_ln_after_pool": False},
+}
 
 
 def golden_model(name: str, **changes: object) -> tuple[OpenVisionViT, torch.Tensor, dict[str, torch.Tensor]]:

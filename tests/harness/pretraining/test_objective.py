@@ -61,7 +61,8 @@ def test_caption_loss_is_the_mean_over_words_that_are_there() -> None:
 def test_noise_has_one_level_per_image_within_tau() -> None:
     tokens = torch.zeros(400, 16, 32)
     levels = noisy(tokens, 0.5, torch.Generator().manual_seed(0)).flatten(1).std(dim=1)
-    assert float(levels.max()) < 0.55 and float(levels.min()) < 0.05
+    assert float(levels.max()) < 0.55
+    assert float(levels.min()) < 0.05
     assert float(levels.mean()) == pytest.approx(0.25, abs=0.03)
     assert torch.equal(noisy(tokens, 0.0, torch.Generator()), tokens)
 
@@ -83,19 +84,24 @@ def test_captions_that_are_true_of_another_image_are_no_negatives() -> None:
 def test_a_scene_batch_has_hard_negatives_and_two_captions() -> None:
     batch = scene_batch(0, 0, 8, embedded_sprites("train"), group_size=4)
     assert batch.images_pm1.shape == (8, 3, 64, 64)
-    assert float(batch.images_pm1.min()) >= -1.0 and float(batch.images_pm1.max()) <= 1.0
+    assert float(batch.images_pm1.min()) >= -1.0
+    assert float(batch.images_pm1.max()) <= 1.0
     short, full = batch.captions
-    assert short.shape[1] == 5 and full.shape[1] > short.shape[1]
+    assert short.shape[1] == 5
+    assert full.shape[1] > short.shape[1]
     assert full[0, 1] == full[3, 1]  # the theme, which a group shares
 
 
 def test_batches_depend_on_the_step_alone() -> None:
     sprites = embedded_sprites("train")
     one, same, other = (scene_batch(0, step, 4, sprites) for step in (3, 3, 4))
-    assert torch.equal(one.images_pm1, same.images_pm1) and torch.equal(one.captions[0], same.captions[0])
+    assert torch.equal(one.images_pm1, same.images_pm1)
+    assert torch.equal(one.captions[0], same.captions[0])
     assert not torch.equal(one.images_pm1, other.images_pm1)
 
 
 def test_captions_begin_and_end_with_marks() -> None:
     ids = encode_caption("red boot top-left")
-    assert ids[0] == BOS and ids[-1] == EOS and len(ids) == 5
+    assert ids[0] == BOS
+    assert ids[-1] == EOS
+    assert len(ids) == 5

@@ -13,7 +13,8 @@ from ovbench.harness.pretraining.recipes import MINI, PAPER, find_recipe, with_s
 
 def test_the_three_miniature_recipes_differ_in_objective_and_front_end_alone() -> None:
     ovis3, clip, siglip = (MINI[name] for name in ("ovis3", "clip", "siglip"))
-    assert ovis3.phases == clip.phases == siglip.phases and ovis3.text == clip.text == siglip.text
+    assert ovis3.phases == clip.phases == siglip.phases
+    assert ovis3.text == clip.text == siglip.text
     for field in ("width", "layers", "head_width", "embed_dim", "input_size"):
         assert getattr(ovis3.trunk, field) == getattr(clip.trunk, field)
     assert clip.trunk == siglip.trunk
@@ -30,7 +31,8 @@ def test_the_vocabulary_fits_the_world() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "millions", "tokens"), [("ovis3-base-224", 85.9, 196), ("ovis3-base-256", 85.9, 256), ("ovis3-large-256", 303.4, 256)]
+    ("name", "millions", "tokens"),
+    [("ovis3-base-224", 85.9, 196), ("ovis3-base-256", 85.9, 256), ("ovis3-large-256", 303.4, 256)],
 )
 def test_paper_scale_builds_with_the_published_size(name: str, millions: float, tokens: int) -> None:
     recipe = PAPER[name]
@@ -38,12 +40,13 @@ def test_paper_scale_builds_with_the_published_size(name: str, millions: float, 
         model = Pretrainer(recipe)
     count = sum(parameter.numel() for parameter in model.visual.parameters()) / 1e6
     assert count == pytest.approx(millions, rel=0.005)
-    assert model.visual.config.grid ** 2 == tokens
+    assert model.visual.config.grid**2 == tokens
     side = model.visual.config.image_size
     out = model.visual(torch.empty(2, 16, side, side, device="meta"))
     assert out.tokens.shape == (2, tokens, recipe.trunk.width)
     assert model.decoder(out.tokens).shape == (2, 16, side, side)
-    assert len(model.decoder.blocks) == 12 and model.captioner is not None
+    assert len(model.decoder.blocks) == 12
+    assert model.captioner is not None
 
 
 def test_paper_schedule_is_table_1() -> None:

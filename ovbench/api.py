@@ -1,0 +1,85 @@
+"""The Python interface: the commands' words as functions. Everything heavy is imported when it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ovbench._base.paths import runs_dir
+
+if TYPE_CHECKING:
+    import pandas
+
+    from ovbench.results.record import RunRecord
+
+
+def run(
+    encoder: str,
+    suite: str = "understanding",
+    protocol: str = "mini",
+    *,
+    tasks: Sequence[str] | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: str = "float32",
+    batch_size: int = 64,
+    out: Path | str | None = None,
+) -> RunRecord:
+    """Judges one frozen encoder on a suite, in this process; what is in the cache is not computed again.
+
+    Args:
+        encoder: Spec string, e.g. `ovis3` or `clip/mini`.
+        suite: Suite of tasks.
+        protocol: Recipe.
+        tasks: Only these tasks, by name or path; None: the whole suite.
+        limit: Only so many questions per task.
+        seed: Of projector, data order and the shuffled control.
+        device: `cpu`, `cuda` or `cuda:N`.
+        dtype: Of the encoder: `float32`, `bfloat16` or `float16`.
+        batch_size: Questions read together; changes no answer.
+        out: Folder of run records; None: `$OVBENCH_RUNS` or `./runs`.
+
+    Returns:
+        The record, which is also stored under `out`.
+
+    Raises:
+        OvbenchError: Anything that the user can mend; its text says what, where and how.
+    """
+    from ovbench.harness.run import plan_runs, run_all
+
+    plan = plan_runs(
+        encoders=[encoder],
+        suite=suite,
+        protocol=protocol,
+        tasks=tasks,
+        limit=limit,
+        seeds=(seed,),
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        out=Path(out) if out is not None else runs_dir(),
+    )
+    (record,) = run_all(plan, in_process=True)
+    return record
+
+
+def leaderboard(
+    suite: str | None = None, protocol: str | None = None, *, out: Path | str | None = None
+) -> pandas.DataFrame:
+    """Returns the comparison of the newest runs as a long data frame; scores are fractions (docs/records.md).
+
+    Args:
+        suite: Only this suite.
+        protocol: Only this protocol.
+        out: Folder of run records; None: `$OVBENCH_RUNS` or `./runs`.
+
+    Raises:
+        RecordError: There is no finished run to compare.
+    """
+    from ovbench.results.leaderboard import leaderboard as compare
+    from ovbench.results.leaderboard import to_frame
+    from ovbench.results.store import RunStore
+
+    return to_frame(compare(RunStore(Path(out) if out is not None else runs_dir()), suite=suite, protocol=protocol))

@@ -1,0 +1,142 @@
+"""An outcome → the record of the run and its per-question rows."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from ovbench import __version__
+from ovbench.harness.metrics.base import values_of
+from ovbench.harness.metrics.score import sample_rows, score_task, scorer_name
+from ovbench.harness.plan import Job
+from ovbench.harness.steps import StepResult
+from ovbench.harness.understanding.pipeline import Outcome
+from ovbench.results.provenance import cpu_model, git_state, num_cores, package_versions, peak_rss_bytes, utc
+from ovbench.results.record import (
+    EncoderRecord,
+    Environment,
+    Measurement,
+    MetricValue,
+    ProtocolRecord,
+    RunRecord,
+    StepRecord,
+    TaskRecord,
+)
+
+
+def make_record(job: Job, outcome: Outcome, *, began: float) -> tuple[RunRecord, list[dict[str, Any]]]:
+    """Returns the record of an understanding run and one row per question and control.
+
+    Args:
+        job: What was run.
+        outcome: Its answers and steps.
+        began: Seconds since the epoch.
+    """
+    tasks: list[TaskRecord] = []
+    metrics: list[MetricValue] = []
+    rows: list[dict[str, Any]] = []
+    for spec in job.tasks:
+        answers = outcome.answers[spec.name]
+        samples = answers.data.samples
+        tasks.append(
+            TaskRecord(
+                name=spec.name,
+                version=spec.version,
+                title=spec.title,
+                kind=spec.kind,
+                family=spec.family,
+                scorer=scorer_name(spec),
+                headline=spec.headline,
+                chance=spec.chance,
+                groups=spec.groups,
+                data_digest=answers.data.digest,
+                n=len(samples),
+                num_total=answers.data.num_total,
+                citation=spec.citation,
+                licence=spec.licence,
+            )
+        )
+        for control, predictions in answers.by_control.items():
+            metrics += values_of(score_task(spec, samples, predictions), spec.name, control)
+            rows += sample_rows(spec.name, control, samples, predictions)
+    record = RunRecord.new(
+        suite=job.suite,
+        seed=job.seed,
+        limit=job.limit,
+        encoder=_encoder(job, outcome),
+        protocol=ProtocolRecord(name=job.protocol.name, version=job.protocol.version, content=job.protocol.content),
+        tasks=tuple(tasks),
+        metrics=tuple(metrics),
+        steps=tuple(_step(step) for step in outcome.steps),
+        measurements=_measurements(outcome),
+        environment=_environment(job),
+        started_utc=utc(began),
+        finished_utc=utc(time.time()),
+        complete=True,
+        warnings=(),
+    )
+    return record, rows
+
+
+def _encoder(job: Job, outcome: Outcome) -> EncoderRecord:
+    info, variant, family = outcome.encoder.info, job.encoder.variant, job.encoder.family
+    tap = job.protocol.content["understanding"]["tap"]
+    return EncoderRecord(
+        spec=job.encoder.canonical,
+        family=family.key,
+        variant=variant.name,
+        title=variant.title,
+        objective=variant.objective,
+        control=variant.control,
+        identity=info.identity,
+        weights_digest=info.weights_digest,
+        adapter_version=info.adapter_version,
+        num_params=info.num_params,
+        num_params_frontend=info.num_params_frontend,
+        resolution_px=info.input.size,
+        grid=info.grid,
+        num_tokens=info.grid[0] * info.grid[1],
+        dim=info.dim,
+        tap=f"layer {tap['layer']}, norm {tap['norm']}",
+        licence=variant.licence,
+        training_data=variant.training_data if job.encoder.source is None else "not known: weights of a local file",
+        citation=variant.citation,
+    )
+
+
+def _step(step: StepResult) -> StepRecord:
+    return StepRecord(name=step.name, key=step.key, seconds=step.seconds, cached=step.cached, made_in_s=step.made_in_s)
+
+
+def _measurements(outcome: Outcome) -> tuple[Measurement, ...]:
+    made = {name: value for name, value in outcome.throughput.items() if value is not None}
+    why = "every step came from the cache"
+    speeds = tuple(
+        Measurement(name=name, value=made.get(name), unit=unit, reason=None if name in made else why)
+        for name, unit in (("encode", "images/s"), ("answer", "questions/s"))
+    )
+    return (*speeds, Measurement(name="peak_rss", value=float(peak_rss_bytes()), unit="bytes", reason=None))
+
+
+def _environment(job: Job) -> Environment:
+    git = git_state()
+    packages = package_versions()
+    import platform
+
+    gpu = job.device.startswith("cuda")
+    return Environment(
+        ovbench_version=__version__,
+        git_commit=git.commit,
+        git_dirty=git.dirty,
+        python=platform.python_version(),
+        packages=packages,
+        platform=platform.platform(),
+        cpu=cpu_model(),
+        num_cores=num_cores(),
+        device=job.device,
+        device_name=torch.cuda.get_device_name(torch.device(job.device)) if gpu else None,
+        dtype=job.dtype,
+        num_threads=torch.get_num_threads(),
+    )
