@@ -64,6 +64,7 @@ def run_all(
     count = jobs if jobs is not None else (min(len(plan.jobs), os.cpu_count() or 1) if on_cpu else 1)
     store = RunStore(plan.out)
     with folder_lock(plan.out, purpose="run"):
+        store.records()  # a damaged or newer record is said now, not after the training
         if in_process:
             return [store.keep(*run_job(job, listener)) for job in plan.jobs]
         return _run_side_by_side(plan.jobs, count, store, listener)

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 RECORD, CONFIG, SAMPLES = "record.json", "config.json", "samples.parquet"
 SAMPLE_COLUMNS = (
     "task", "control", "item_id", "image_id", "group", "question", "answer", "raw", "parsed", "chosen", "correct",
-    "option_scores",
+    "options", "option_scores",
 )  # fmt: skip
 
 
@@ -169,7 +169,11 @@ def _write_samples(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    kinds = {"correct": pyarrow.bool_(), "option_scores": pyarrow.list_(pyarrow.float64())}
+    kinds = {
+        "correct": pyarrow.bool_(),
+        "options": pyarrow.list_(pyarrow.string()),
+        "option_scores": pyarrow.list_(pyarrow.float64()),
+    }
     schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in SAMPLE_COLUMNS])
     plain = [
         {**row, "option_scores": None if row["option_scores"] is None else list(row["option_scores"])} for row in rows

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ovbench._base.fingerprint import fingerprint
+from ovbench.results.quantile import t_quantile
 from ovbench.results.record import CONTROLS, MAIN, EncoderRecord, MetricValue, RunRecord, TaskRecord
 from ovbench.results.store import newest
 
@@ -241,15 +243,43 @@ def _cell(by_seed: Mapping[int, MetricValue]) -> Cell:
     lows = [metric.low for metric in metrics if metric.low is not None]
     highs = [metric.high for metric in metrics if metric.high is not None]
     whole = len(lows) == len(metrics)
-    how = metrics[0].interval if len(metrics) == 1 else f"mean of {len(metrics)} seeds' intervals"
+    low = high = None
+    if whole and len(metrics) == 1:
+        low, high, how = lows[0], highs[0], metrics[0].interval
+    elif whole:
+        low, high, how = _over_seeds(values, lows, highs, metrics[0])
+    else:
+        how = next(metric.interval for metric in metrics if metric.low is None)
     return Cell(
         value=statistics.fmean(values),
-        low=statistics.fmean(lows) if whole else None,
-        high=statistics.fmean(highs) if whole else None,
-        interval=how if whole else next(metric.interval for metric in metrics if metric.low is None),
+        low=low,
+        high=high,
+        interval=how,
         by_seed=values,
         seeds=tuple(sorted(by_seed)),
     )
+
+
+def _over_seeds(
+    values: Sequence[float], lows: Sequence[float], highs: Sequence[float], first: MetricValue
+) -> tuple[float, float, str]:
+    """Returns the interval of a mean over seeds, for questions and seeds together, and how it was made.
+
+    All seeds answer the same questions, so the errors of the questions are taken as fully correlated: averaging does not
+    shrink them. With sd_q the mean standard error over questions and s the standard deviation over k seeds, the variance
+    is sd_q² + s² / k, with Student's t at Satterthwaite's degrees of freedom (doi 10.2307/3002019), the part of the
+    questions counting as known.
+    """
+    count, mean = len(values), statistics.fmean(values)
+    half_widths = [(high - low) / 2 for low, high in zip(lows, highs, strict=True)]
+    questions = (statistics.fmean(half_widths) / t_quantile(math.inf)) ** 2
+    seeds = statistics.variance(values) / count
+    total = questions + seeds
+    half = t_quantile((count - 1) * (total / seeds) ** 2 if seeds > 0 else math.inf) * math.sqrt(total)
+    low, high = mean - half, mean + half
+    if first.unit == "fraction":
+        low, high = max(0.0, low), min(1.0, high)
+    return low, high, f"{count} seeds and their questions (Satterthwaite t); one seed: {first.interval}"
 
 
 def _labelled(rows: Sequence[Row]) -> list[Row]:

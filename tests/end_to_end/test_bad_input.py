@@ -33,7 +33,9 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("words", "what", "hint"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, tuple) else None)
+@pytest.mark.parametrize(
+    ("words", "what", "hint"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, tuple) else None
+)
 def test_a_mistake_is_explained(tmp_path: Path, words: tuple[str, ...], what: str, hint: str) -> None:
     done = call(tmp_path, *words)
     assert done.returncode == 2, done.stderr

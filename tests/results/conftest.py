@@ -171,6 +171,7 @@ def rows(count: int = 2) -> list[dict[str, Any]]:
             "parsed": "bag" if index else None,
             "chosen": "bag",
             "correct": True,
+            "options": ["a", "b", "c", "d"],
             "option_scores": [-0.1, -2.0, -3.0, -4.0] if index else None,
         }
         for index in range(count)

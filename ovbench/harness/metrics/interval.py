@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ovbench._base.seeding import numpy_generator
 from ovbench.harness.metrics.base import Interval
+from ovbench.results.quantile import t_quantile
 
 LEVEL = 0.95
 NUM_DRAWS = 1000
 _MAX_CELLS = 4_000_000  # draws x images held in memory at once
-_MAX_UNDEFINED = 0.5  # share of draws without a value above which no interval is given
+_MAX_UNDEFINED = 0.05  # share of draws without a value above which no interval is given
 
 Floats = NDArray[np.float64]
 
@@ -28,38 +28,6 @@ Floats = NDArray[np.float64]
 def no_interval(why: str) -> Interval:
     """Returns an interval that is missing, with the reason."""
     return Interval(low=None, high=None, method=f"none: {why}")
-
-
-def t_quantile(p: float, df: int) -> float:
-    """Returns the quantile of Student's t for p in (0.5, 1) and whole degrees of freedom.
-
-    Up to 200 degrees the exact finite series is inverted (Abramowitz & Stegun 26.7.3, 26.7.4); above, the expansion
-    26.7.5 around the normal quantile, which is right to 1e-6.
-    """
-    assert 0.5 < p < 1.0
-    assert df >= 1
-    z = NormalDist().inv_cdf(p)
-    if df > 200:
-        return z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
-    low, high = 0.0, math.pi / 2  # of theta = atan(t / sqrt(df))
-    for _ in range(200):
-        theta = (low + high) / 2
-        if _central_probability(theta, df) < 2 * p - 1:
-            low = theta
-        else:
-            high = theta
-    return math.tan((low + high) / 2) * math.sqrt(df)
-
-
-def _central_probability(theta: float, df: int) -> float:
-    cos, sin = math.cos(theta), math.sin(theta)
-    odd = df % 2
-    term = cos if odd else 1.0
-    total = 0.0 if df == 1 else term
-    for k in range(3 if odd else 2, df - 1, 2):
-        term *= cos * cos * (k - 1) / k
-        total += term
-    return 2 / math.pi * (theta + sin * total) if odd else sin * total
 
 
 def cluster_codes(clusters: Sequence[str]) -> tuple[NDArray[np.intp], int]:
@@ -94,7 +62,7 @@ def mean_interval(values: Floats, clusters: Sequence[str], *, strata: Sequence[s
     means = np.bincount(stratum, weights=values, minlength=num_strata) / counts
     np.add.at(scores, codes, (values - means[stratum]) / (num_strata * counts[stratum]))
     error = math.sqrt(num_clusters / (num_clusters - 1) * float(np.sum(scores**2)))
-    half = t_quantile(1 - tail, num_clusters - 1) * error
+    half = t_quantile(num_clusters - 1, LEVEL) * error
     mean = float(np.mean(means))
     method = f"clustered by image, CR1, t with {num_clusters - 1} degrees of freedom"
     return Interval(low=max(0.0, mean - half), high=min(1.0, mean + half), method=method)

@@ -50,6 +50,7 @@ def sample_rows(
             "parsed": prediction.parsed,
             "chosen": prediction.chosen,
             "correct": prediction.correct,
+            "options": list(sample.options),
             "option_scores": None if prediction.option_scores is None else list(prediction.option_scores),
         }
         for sample, prediction in pair(samples, predictions)

@@ -120,10 +120,15 @@ def _recall(sums: Floats) -> Floats:
 
 
 def _f1(sums: Floats) -> Floats:
-    # 2PR / (P + R) = 2TP / (yes answers + yes questions); with TP = 0 POPE's own form is 0 / 0.
+    # 2PR / (P + R) = 2TP / (yes answers + yes questions). With TP = 0 POPE's own form is 0 / 0, and no value is reported;
+    # in a bootstrap draw it is 0, the limit: leaving such draws out would push the interval up.
     with np.errstate(divide="ignore", invalid="ignore"):
         value = 2 * sums[:, _TP] / (sums[:, _PREDICTED] + sums[:, _POSITIVES])
-    return np.where(sums[:, _TP] > 0, value, np.nan)
+    return value
+
+
+def _reported_f1(total: Floats) -> float:
+    return float(_f1(total[None])[0]) if total[_TP] > 0 else float("nan")
 
 
 def _why_undefined(spec: MetricSpec, total: Floats) -> str:
@@ -140,7 +145,7 @@ def _all_of(pairs: Pairs, group: str | None, label: str) -> list[ScoredMetric]:
     counts = _counts(pairs, [sample.image_id for sample, _ in pairs])
     total = counts.sum(axis=0)
     for spec, statistic in ((PRECISION, _precision), (RECALL, _recall), (F1, _f1)):
-        value = float(statistic(total[None])[0])
+        value = _reported_f1(total) if spec is F1 else float(statistic(total[None])[0])
         if np.isnan(value):
             scores.append(undefined(spec, group, len(pairs), _why_undefined(spec, total)))
             continue

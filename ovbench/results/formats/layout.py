@@ -128,7 +128,9 @@ def _legend(table: ComparisonTable, sections: Sequence[Section]) -> tuple[str, .
     cells = [cell for section in sections for _, row in section.rows for cell in row]
     lines: list[str] = []
     if any(cell.interval for cell in cells):
-        lines.append("[low, high]: 95% interval over the questions, clustered by image; it does not cover the seed")
+        several = any(len(row.seeds) > 1 for row in table.rows)
+        scope = "over questions and seeds" if several else "over the questions; it does not cover the seed"
+        lines.append(f"[low, high]: 95% interval, clustered by image, {scope}")
     if any("±" in cell.value for cell in cells):
         lines.append("±: standard deviation over seeds")
     controls = {column.control for column in table.columns}

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ovbench.harness.metrics.interval import bootstrap_interval, mean_interval, t_quantile
+from ovbench.harness.metrics.interval import bootstrap_interval, mean_interval
+from ovbench.results.quantile import t_quantile
 
 
 @pytest.mark.parametrize(
@@ -18,13 +19,13 @@ from ovbench.harness.metrics.interval import bootstrap_interval, mean_interval, 
     ],
 )  # fmt: skip
 def test_t_quantile_is_that_of_the_tables(df: int, value: float) -> None:
-    assert t_quantile(0.975, df) == pytest.approx(value, abs=1e-6)
+    assert t_quantile(df) == pytest.approx(value, abs=1e-6)
 
 
 def _error(low: float | None, high: float | None, df: int) -> float:
     assert low is not None
     assert high is not None
-    return (high - low) / 2 / t_quantile(0.975, df)
+    return (high - low) / 2 / t_quantile(df)
 
 
 def test_the_clustered_error_is_the_oracles(oracle: ModuleType) -> None:

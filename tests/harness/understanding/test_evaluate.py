@@ -50,7 +50,9 @@ def task(samples: Sequence[Sample]) -> TaskData:
     def no_image(image_id: str) -> np.ndarray:
         raise AssertionError(image_id)
 
-    return TaskData(spec=SPEC, samples=tuple(samples), digest="d", images_digest="i", image=no_image, num_total=len(samples))
+    return TaskData(
+        spec=SPEC, samples=tuple(samples), digest="d", images_digest="i", image=no_image, num_total=len(samples)
+    )
 
 
 QUESTIONS = [
