@@ -265,10 +265,10 @@ def _over_seeds(
 ) -> tuple[float, float, str]:
     """Returns the interval of a mean over seeds, for questions and seeds together, and how it was made.
 
-    All seeds answer the same questions, so the errors of the questions are taken as fully correlated: averaging does not
-    shrink them. With sd_q the mean standard error over questions and s the standard deviation over k seeds, the variance
-    is sd_q² + s² / k, with Student's t at Satterthwaite's degrees of freedom (doi 10.2307/3002019), the part of the
-    questions counting as known.
+    All seeds answer the same questions, so the errors of the questions are taken as fully correlated: averaging does
+    not shrink them. With sd_q the mean standard error over questions and s the standard deviation over k seeds, the
+    variance is sd_q² + s² / k, with Student's t at Satterthwaite's degrees of freedom (doi 10.2307/3002019); the part
+    of the questions counts as known.
     """
     count, mean = len(values), statistics.fmean(values)
     half_widths = [(high - low) / 2 for low, high in zip(lows, highs, strict=True)]

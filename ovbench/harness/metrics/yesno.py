@@ -120,8 +120,8 @@ def _recall(sums: Floats) -> Floats:
 
 
 def _f1(sums: Floats) -> Floats:
-    # 2PR / (P + R) = 2TP / (yes answers + yes questions). With TP = 0 POPE's own form is 0 / 0, and no value is reported;
-    # in a bootstrap draw it is 0, the limit: leaving such draws out would push the interval up.
+    # 2PR / (P + R) = 2TP / (yes answers + yes questions). With TP = 0 POPE's own form is 0 / 0 and no value is
+    # reported; in a bootstrap draw it is 0, the limit, because leaving such draws out would push the interval up.
     with np.errstate(divide="ignore", invalid="ignore"):
         value = 2 * sums[:, _TP] / (sums[:, _PREDICTED] + sums[:, _POSITIVES])
     return value
