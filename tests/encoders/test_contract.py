@@ -9,7 +9,8 @@ from PIL import Image
 from ovbench._base.errors import ConfigError, DataError, DependencyError
 from ovbench._base.paths import asset
 from ovbench.encoders.base import Encoder, Tap
-from ovbench.encoders.modeling.trunk import TrunkEncoder, weights_digest
+from ovbench.encoders.modeling.frozen import weights_digest
+from ovbench.encoders.modeling.trunk import TrunkEncoder
 from ovbench.encoders.registry import families, load_encoder
 
 SPECS = [f"{family.key}/{variant.name}" for family in families().values() for variant in family.variants]

@@ -4,59 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ovbench._base.errors import ConfigError, DependencyError
+from ovbench._base.errors import ConfigError
 from ovbench._base.fingerprint import fingerprint
 from ovbench._base.paths import asset
 from ovbench._base.seeding import derive
 from ovbench.encoders.base import EncoderInfo, Features, LoadRequest, PreprocessSpec, Tap
-from ovbench.encoders.modeling.frontend import freeze, load_tiny_vae, read_safetensors
+from ovbench.encoders.modeling.frontend import load_tiny_vae, read_safetensors
+from ovbench.encoders.modeling.frozen import FrozenEncoder, check_device, check_images, weights_digest
 from ovbench.encoders.modeling.vae_base import FrontEnd
 from ovbench.encoders.modeling.vit import OpenVisionViT, ViTConfig, load_strict
-from ovbench.encoders.preprocess import resize, to_01
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 ADAPTER_VERSION = 1
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def weights_digest(*modules: nn.Module | None) -> str:
-    """Returns sha256 over sorted (name, type, shape, bytes), so two files of equal tensors agree."""
-    digest = sha256()
-    for module in modules:
-        state = {} if module is None else module.state_dict()
-        for name in sorted(state):
-            tensor = state[name].detach().cpu().contiguous()
-            digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-            digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else str(tensor.item()).encode())
-    return digest.hexdigest()
-
-
-def check_device(device: str) -> torch.device:
-    """Returns the device, or says that it is not there; nothing is replaced silently."""
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"unknown device '{device}'", where="--device", fix="use cpu, cuda or cuda:N") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise DependencyError(
-            "a CUDA device was asked for and torch sees none",
-            where="--device",
-            fix="use --device cpu; see: ovbench doctor",
-        )
-    return chosen
-
-
-class TrunkEncoder(nn.Module):
+class TrunkEncoder(FrozenEncoder):
     """A frozen OpenVision ViT with an optional frozen VAE in front.
 
     Args:
@@ -95,7 +64,7 @@ class TrunkEncoder(nn.Module):
                 "dtype": str(dtype),
             }
         )
-        self._info = EncoderInfo(
+        info = EncoderInfo(
             name=name,
             adapter_version=ADAPTER_VERSION,
             input=spec,
@@ -109,22 +78,7 @@ class TrunkEncoder(nn.Module):
             weights_digest=digest,
             identity=identity,
         )
-        freeze(self)
-        self.to(device)
-
-    @property
-    def info(self) -> EncoderInfo:
-        """What is known without running the network."""
-        return self._info
-
-    def train(self, mode: bool = True) -> TrunkEncoder:
-        """Does nothing: the encoder is frozen."""
-        del mode
-        return super().train(False)
-
-    def prepare(self, image: Image) -> Tensor:
-        """Returns float32 [3, H, W] in [0, 1]."""
-        return to_01(resize(image, self._info.input))
+        self._seal(info, device)
 
     @torch.no_grad()
     def features(self, images_01: Tensor, tap: Tap | None = None) -> Features:
@@ -162,10 +116,6 @@ class TrunkEncoder(nn.Module):
         rows, columns = self._info.grid
         return tokens.float().transpose(1, 2).reshape(len(tokens), -1, rows, columns).contiguous()
 
-    def fingerprint(self, tap: Tap | None = None) -> str:
-        """Returns sha256 of identity and tap."""
-        return fingerprint({"identity": self._info.identity, "tap": asdict(tap or Tap())})
-
 
 def _layer_index(layer: int | str, depth: int) -> int:
     if layer == "final":
@@ -174,29 +124,6 @@ def _layer_index(layer: int | str, depth: int) -> int:
     if not 0 <= index <= depth:
         raise ConfigError(f"the tap layer {layer} does not exist", where="tap", fix=f"use -{depth + 1} … {depth}")
     return index
-
-
-def check_images(images_01: Tensor, size: tuple[int, int]) -> None:
-    """Refuses a batch of another shape, or with values outside [0, 1].
-
-    Raises:
-        ConfigError: The shape or the range is wrong; the message says which was expected.
-    """
-    if images_01.ndim != 4 or images_01.shape[1] != 3 or tuple(images_01.shape[2:]) != tuple(size):
-        raise ConfigError(
-            f"images must be [B, 3, {size[0]}, {size[1]}], got {list(images_01.shape)}",
-            where="Encoder.features",
-            fix="use Encoder.prepare on each picture",
-        )
-    if len(images_01) == 0:
-        raise ConfigError("no images in the batch", where="Encoder.features")
-    low, high = (float(value) for value in images_01.aminmax())
-    if not (low >= -0.01 and high <= 1.01):  # also catches NaN
-        raise ConfigError(
-            f"image values must lie in [0, 1], got {low:.3g} … {high:.3g}",
-            where="Encoder.features",
-            fix="leave mean and standard deviation to the encoder",
-        )
 
 
 def load_trunk(request: LoadRequest) -> TrunkEncoder:

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ovbench._base.errors import ConfigError
 from ovbench._base.fingerprint import fingerprint
 from ovbench._base.paths import asset
 from ovbench.encoders.base import EncoderInfo, Features, LoadRequest, PreprocessSpec, Tap
-from ovbench.encoders.modeling.frontend import freeze, load_tiny_vae
+from ovbench.encoders.modeling.frontend import load_tiny_vae
+from ovbench.encoders.modeling.frozen import FrozenEncoder, check_device, check_images, weights_digest
 from ovbench.encoders.modeling.tiny_vae import TinyVAE
-from ovbench.encoders.modeling.trunk import check_device, check_images, weights_digest
-from ovbench.encoders.preprocess import resize, to_01
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _SIDE_PX = 64
 
 
-class VAEEncoder(nn.Module):
+class VAEEncoder(FrozenEncoder):
     """A frozen miniature VAE behind the encoder contract, with `decode`."""
 
     def __init__(self, *, name: str, vae: TinyVAE, device: torch.device) -> None:
@@ -32,7 +27,7 @@ class VAEEncoder(nn.Module):
         self.vae = vae
         side = _SIDE_PX // vae.downsampling
         digest = weights_digest(vae)
-        self._info = EncoderInfo(
+        info = EncoderInfo(
             name=name,
             adapter_version=1,
             input=PreprocessSpec(size=(_SIDE_PX, _SIDE_PX)),
@@ -46,22 +41,7 @@ class VAEEncoder(nn.Module):
             weights_digest=digest,
             identity=fingerprint({"adapter": "vae", "version": 1, "config": asdict(vae.config), "weights": digest}),
         )
-        freeze(self)
-        self.to(device)
-
-    @property
-    def info(self) -> EncoderInfo:
-        """What is known without running the network."""
-        return self._info
-
-    def train(self, mode: bool = True) -> VAEEncoder:
-        """Does nothing: the encoder is frozen."""
-        del mode
-        return super().train(False)
-
-    def prepare(self, image: Image) -> Tensor:
-        """Returns float32 [3, H, W] in [0, 1]."""
-        return to_01(resize(image, self._info.input))
+        self._seal(info, device)
 
     @torch.no_grad()
     def features(self, images_01: Tensor, tap: Tap | None = None) -> Features:
@@ -99,10 +79,6 @@ class VAEEncoder(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Turns what `latents` returns into images [B, 3, H, W] in about [0, 1], unclamped."""
         return (self.vae.decode(latents) + 1.0) / 2.0
-
-    def fingerprint(self, tap: Tap | None = None) -> str:
-        """Returns sha256 of identity and tap."""
-        return fingerprint({"identity": self._info.identity, "tap": asdict(tap or Tap())})
 
 
 def load_vae_encoder(request: LoadRequest) -> VAEEncoder:

@@ -205,7 +205,9 @@ class UnderstandingRun:
                 folder=work,
                 stage=stage,
                 init=init,
+                source=self._train_features_step.key,
                 progress=progress,
+                device=self.job.device,
             )
             (out / "llava.safetensors").write_bytes(weights.read_bytes())
             for path in work.glob("*.log.jsonl"):
@@ -244,7 +246,7 @@ class UnderstandingRun:
             weights = self._trained() / "llava.safetensors"
             image_ids = tuple(dict.fromkeys(sample.image_id for sample in data.samples))
             tokens = FeatureStore(self._features(features_step, f"features ({spec.name})", image_ids, data.image))
-            model = load_llava(weights, self.config, dim=tokens.dim)
+            model = load_llava(weights, self.config, dim=tokens.dim, device=self.job.device)
             began = time.monotonic()
             answer(
                 model,
