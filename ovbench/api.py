@@ -35,7 +35,7 @@ def run(
         protocol: Recipe.
         tasks: Only these tasks, by name or path; None: the whole suite.
         limit: Only so many questions per task.
-        seed: Of projector, data order and the shuffled control.
+        seed: Of projector and data order; the shuffled control shows the same pictures under every seed.
         device: `cpu`, `cuda` or `cuda:N`.
         dtype: Of the encoder: `float32`, `bfloat16` or `float16`.
         batch_size: Questions read together; changes no answer.

@@ -98,9 +98,10 @@ def run(
     """Judge frozen encoders on a suite. Idempotent: the same command again finishes what is missing."""
     _setup(verbose)
     from ovbench._base.files import to_json
-    from ovbench.cli_progress import listening
+    from ovbench.cli_progress import listening, to_json_line
     from ovbench.harness.run import plan_runs, run_all
 
+    folder = out or _default_out()
     plan = plan_runs(
         encoders=encoder,
         suite=suite,
@@ -111,9 +112,9 @@ def run(
         device=device,
         dtype=dtype,
         batch_size=batch_size,
-        out=out or _default_out(),
+        out=folder,
     )
-    typer.echo(plan.headline, err=True)
+    typer.echo(to_json_line({"headline": plan.headline}) if json_output else plan.headline, err=True)
     with listening(as_json=json_output) as listener:
         records = run_all(plan, jobs=jobs, listener=listener)
     if json_output:
@@ -124,7 +125,7 @@ def run(
 
     typer.echo(render(tables_of(records)))
     for record in records:
-        typer.echo(f"record: {plan.out / record.run_id / 'record.json'}", err=True)
+        typer.echo(f"record: {folder / record.run_id / 'record.json'}", err=True)
 
 
 @app.command()
@@ -143,16 +144,18 @@ def leaderboard(
 ) -> None:
     """Compare the newest run of each encoder."""
     _setup(verbose)
+    from ovbench.results.leaderboard import check_export, render_as
     from ovbench.results.leaderboard import export as export_tables
     from ovbench.results.leaderboard import leaderboard as compare
-    from ovbench.results.leaderboard import render_as
     from ovbench.results.store import RunStore
 
+    check_export(output_format, export or [])
     tables = compare(RunStore(out or _default_out()), suite=suite, protocol=protocol)
+    text = render_as(tables, output_format)
     for path in export or []:
         export_tables(tables, path)
         typer.echo(f"written: {path}", err=True)
-    typer.echo(render_as(tables, output_format), nl=output_format == "console")
+    typer.echo(text, nl=output_format == "console")
 
 
 @app.command()

@@ -46,8 +46,13 @@ def _plain_line(event: Event) -> str:
     return f"{head}  {event.done}/{event.total}  ETA {_seconds(event.eta_s)}{extra}"
 
 
+def to_json_line(value: dict[str, Any]) -> str:
+    """Returns one line of JSON."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
 def _json_line(event: Event) -> str:
-    return json.dumps(asdict(event), sort_keys=True)
+    return to_json_line(asdict(event))
 
 
 class _Lines:

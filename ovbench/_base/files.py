@@ -119,13 +119,28 @@ def _cut_torn_tail(path: Path) -> None:
         stream.truncate(0)
 
 
+def jsonl(rows: Iterable[Any]) -> str:
+    """Returns rows as ovbench stores them in JSONL: one object a line, sorted keys, every line ended."""
+    return "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copies a file's content.
+
+    Raises:
+        ConfigError: The target cannot be written, for instance on a full disk.
+    """
+    with writing(target):
+        shutil.copyfile(source, target)
+
+
 def append_jsonl(path: Path, rows: Iterable[Any]) -> None:
     """Appends rows, one JSON object a line, and flushes them to disk before returning.
 
     A last line that an earlier crash cut off is removed first, since nothing can be appended to half a row.
     """
     make_dir(path.parent)
-    text = "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
+    text = jsonl(rows)
     with writing(path):
         _cut_torn_tail(path)
         with path.open("a", encoding="utf-8") as stream:

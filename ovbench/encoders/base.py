@@ -154,4 +154,3 @@ class LoadRequest:
     options: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    seed: int = 0  # used by the untrained control alone

@@ -118,7 +118,6 @@ def load_encoder(
     protocol: str = "mini",
     device: str = "cpu",
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-    seed: int = 0,
 ) -> Encoder:
     """Returns a frozen encoder.
 
@@ -127,7 +126,6 @@ def load_encoder(
         protocol: Decides the default variant of a bare family name.
         device: Where it runs.
         dtype: Of the transformer; norms and a VAE stay in float32.
-        seed: Of the untrained control's weights; no other encoder reads it.
 
     Raises:
         ConfigError: An unknown name or option.
@@ -147,6 +145,5 @@ def load_encoder(
         options=parsed.options,
         device=device,
         dtype=dtype,
-        seed=seed,
     )
     return parsed.family.load(request)

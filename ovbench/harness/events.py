@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from ovbench.harness.training import Progress
+if TYPE_CHECKING:
+    from ovbench.harness.training import Progress  # at run time it would load torch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ovbench._base.errors import DataError
 from ovbench.encoders.base import Encoder, Tap
+from ovbench.harness.checkpoint import save_tensors
 from ovbench.harness.training import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def encode_images(
             where="features",
             fix="check its weights and its input range with: ovbench encoders show NAME",
         )
-    save_file({"tokens": tokens}, out / FILE, metadata={"image_ids": json.dumps(list(image_ids))})
+    save_tensors(out / FILE, {"tokens": tokens}, {"image_ids": json.dumps(list(image_ids))})
 
 
 class FeatureStore:

@@ -46,7 +46,7 @@ class Plan:
     """All runs of one command."""
 
     jobs: tuple[Job, ...]
-    out: Path
+    out: Path | None  # folder of run records
 
     @property
     def headline(self) -> str:
@@ -78,12 +78,11 @@ def plan_runs(
     device: str,
     dtype: str,
     batch_size: int,
-    out: Path,
-    check_out: bool = True,
+    out: Path | None,
 ) -> Plan:
     """Checks everything a command named and returns the runs it asks for.
 
-    `check_out` makes the output folder and looks at the free space; a worker process leaves that to its parent.
+    With a folder `out` it is made and the free space is looked at; a worker has none: its parent stores records.
 
     Raises:
         ConfigError: An unknown name (with a suggestion), a number out of range, an encoder that the suite cannot use,
@@ -118,7 +117,7 @@ def plan_runs(
                 where="--encoder",
                 fix="choose another encoder for --suite understanding; see: ovbench encoders",
             )
-    if check_out:
+    if out is not None:
         _check_space(make_dir(out))
     jobs = tuple(
         Job(

@@ -24,6 +24,7 @@ from ovbench.results.record import (
     StepRecord,
     TaskRecord,
 )
+from ovbench.tasks.base import TaskSpec
 
 
 def make_record(job: Job, outcome: Outcome, *, began: float) -> tuple[RunRecord, list[dict[str, Any]]]:
@@ -61,6 +62,11 @@ def make_record(job: Job, outcome: Outcome, *, began: float) -> tuple[RunRecord,
         for control, predictions in answers.by_control.items():
             metrics += values_of(score_task(spec, samples, predictions), spec.name, control)
             rows += sample_rows(spec.name, control, samples, predictions)
+        metrics += [
+            _not_scored(spec, control, reason)
+            for (task, control), reason in outcome.not_scored.items()
+            if task == spec.name
+        ]
     record = RunRecord.new(
         suite=job.suite,
         seed=job.seed,
@@ -75,9 +81,27 @@ def make_record(job: Job, outcome: Outcome, *, began: float) -> tuple[RunRecord,
         started_utc=utc(began),
         finished_utc=utc(time.time()),
         complete=True,
-        warnings=(),
+        warnings=tuple(f"{task}, {control}: {reason}" for (task, control), reason in outcome.not_scored.items()),
     )
     return record, rows
+
+
+def _not_scored(spec: TaskSpec, control: str, reason: str) -> MetricValue:
+    """Returns the headline as a missing value: not scored is not zero."""
+    return MetricValue(
+        task=spec.name,
+        name=spec.headline,
+        control=control,
+        group=None,
+        value=None,
+        unit="fraction",
+        higher_is_better=True,
+        n=0,
+        low=None,
+        high=None,
+        interval="none: there is no value",
+        reason=reason,
+    )
 
 
 def _encoder(job: Job, outcome: Outcome) -> EncoderRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import queue
@@ -20,6 +21,7 @@ from ovbench.harness.plan import Job, Plan, plan_runs
 from ovbench.results.record import RunRecord
 from ovbench.results.store import RunStore
 
+log = logging.getLogger(__name__)
 __all__ = ["plan_runs", "run_all", "run_job"]
 
 
@@ -34,10 +36,14 @@ def run_job(job: Job, listener: Listener = ignore) -> tuple[RunRecord, list[dict
     began = time.time()
     if job.suite != "understanding":
         raise ConfigError(f"the suite '{job.suite}' cannot be run", where="--suite", fix="use --suite understanding")
-    torch.set_num_threads(int(job.protocol.content["understanding"]["cpu_threads"]))
     reporter = Reporter(job.name, listener)
-    outcome = UnderstandingRun(job, StepCache(cache_dir()), reporter).run()
-    return make_record(job, outcome, began=began)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(int(job.protocol.content["understanding"]["cpu_threads"]))
+    try:
+        outcome = UnderstandingRun(job, StepCache(cache_dir()), reporter).run()
+        return make_record(job, outcome, began=began)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def run_all(
@@ -60,6 +66,7 @@ def run_all(
     """
     if jobs is not None and jobs < 1:
         raise ConfigError(f"--jobs must be 1 or more, got {jobs}", where="--jobs")
+    assert plan.out is not None, "only workers plan without a folder, and they do not run plans"
     on_cpu = all(job.device == "cpu" for job in plan.jobs)
     count = jobs if jobs is not None else (min(len(plan.jobs), os.cpu_count() or 1) if on_cpu else 1)
     store = RunStore(plan.out)
@@ -100,8 +107,8 @@ def _run_side_by_side(jobs: Sequence[Job], count: int, store: RunStore, listener
             pool.submit(_work, _Request.of(job)) for job in jobs
         ]
         records: list[RunRecord] = []
-        failure: BaseException | None = None
-        for future in futures:
+        failure: OvbenchError | None = None
+        for job, future in zip(jobs, futures, strict=True):
             try:
                 records.append(store.keep(*future.result()))
             except BrokenProcessPool:
@@ -111,6 +118,7 @@ def _run_side_by_side(jobs: Sequence[Job], count: int, store: RunStore, listener
                     fix="it was killed, perhaps for lack of memory: run the same command again, with --jobs 1",
                 ) from None
             except OvbenchError as error:
+                log.warning("%s failed: %s", job.name, error.what)
                 failure = failure or error
         if failure is not None:
             raise failure
@@ -167,12 +175,10 @@ def _follow(parent: int) -> None:
 
 
 def _work(request: _Request) -> tuple[RunRecord, list[dict[str, Any]]]:
-    from pathlib import Path
-
     from ovbench._base.log import configure
 
     configure()
-    (job,) = plan_runs(out=Path(os.devnull).parent, **request.words, check_out=False).jobs
+    (job,) = plan_runs(**request.words, out=None).jobs
 
     def send(event: Event) -> None:
         _events.put(event)

@@ -19,8 +19,8 @@ from ovbench._base.files import atomic_dir, folder_lock, make_dir, read_json, wr
 from ovbench._base.fingerprint import file_sha256, fingerprint
 
 log = logging.getLogger(__name__)
-MANIFEST = "manifest.json"
-_DAMAGED, _WORK = "damaged", "work"
+MANIFEST, _SPENT = "manifest.json", "spent.json"
+_DAMAGED, _WORK, _LOCKS = "damaged", "work", "locks"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +49,7 @@ class StepResult:
     key: str
     cached: bool
     seconds: float  # of this call; what a cached step once cost is in `made_in_s`
-    made_in_s: float
+    made_in_s: float | None  # None: not known any more
 
 
 class StepCache:
@@ -61,43 +61,42 @@ class StepCache:
 
     def __init__(self, root: Path) -> None:
         self.root = make_dir(root)
+        self._trusted: set[Path] = set()  # verified by this object, so that large entries are hashed once a run
 
     def path(self, step: Step) -> Path:
         """Returns where a step's output is, or will be."""
         return self.root / step.name / step.key
 
     def find(self, step: Step) -> Path | None:
-        """Returns the verified output of a step, or None; a damaged one is reported and set aside."""
+        """Returns the verified output of a step; None when it is absent or damaged. Changes nothing."""
         path = self.path(step)
-        if not path.is_dir():
-            return None
-        fault = verify_entry(path)
-        if fault is None:
+        if path.is_dir() and (path in self._trusted or verify_entry(path) is None):
+            self._trusted.add(path)
             return path
-        aside = make_dir(self.root / _DAMAGED) / f"{step.name}-{step.key[:16]}-{time.time_ns()}"
-        path.rename(aside)
-        log.warning(
-            "cache entry %s/%s is damaged (%s): set aside as %s, computed again", step.name, step.key[:16], fault, aside
-        )
         return None
 
     def obtain(self, step: Step, build: Callable[[Path, Path], None]) -> StepResult:
-        """Returns a step's output, building it when it is not there.
+        """Returns a step's output, building it when it is not there; a damaged one is reported and set aside.
 
         Args:
             step: What is wanted.
             build: Called as `build(out, work)`. What it leaves in `out` becomes the entry; `work` outlives a crash and
                 is where checkpoints and partial answers go, so that the next call continues.
         """
-        began = time.monotonic()
+        asked = time.monotonic()
         if (path := self.find(step)) is not None:
-            return self._result(step, path, cached=True, began=began)
-        work = make_dir(self.root / _WORK / f"{step.name}-{step.key}")
-        with folder_lock(work, wait=True, purpose="process"):
+            return self._result(step, path, cached=True, began=asked)
+        # The lock lies outside the work folder, which is removed while others may be waiting.
+        with folder_lock(self.root / _LOCKS / f"{step.name}-{step.key[:32]}", wait=True, purpose="process"):
+            began = time.monotonic()
             if (path := self.find(step)) is not None:
                 return self._result(step, path, cached=True, began=began)
             path = self.path(step)
-            spent = read_json(work / "spent.json")["seconds"] if (work / "spent.json").is_file() else 0.0
+            self._set_aside(step, path)
+            for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            work = make_dir(self.root / _WORK / f"{step.name}-{step.key}")
+            spent = _seconds_spent(work)
             try:
                 with atomic_dir(path) as out:
                     build(out, work)
@@ -114,22 +113,48 @@ class StepCache:
                         },
                     )
             except BaseException:
-                if work.is_dir() and any(work.iterdir()):
-                    write_json(work / "spent.json", {"seconds": spent + time.monotonic() - began})
+                if any(work.iterdir()):
+                    write_json(work / _SPENT, {"seconds": spent + time.monotonic() - began})
                 raise
             shutil.rmtree(work, ignore_errors=True)
+        self._trusted.add(path)
         return self._result(step, path, cached=False, began=began)
+
+    def describe(self, step: Step) -> StepResult:
+        """Returns what is known of a step that this run had no need of; its files are neither read nor verified."""
+        path = self.path(step)
+        try:
+            made: float | None = float(read_json(path / MANIFEST)["made_in_s"])
+        except (DataError, KeyError, TypeError, ValueError):
+            made = None  # the entry was removed to save space; what was made from it is still there
+        return StepResult(name=step.name, path=path, key=step.key, cached=True, seconds=0.0, made_in_s=made)
+
+    def _set_aside(self, step: Step, path: Path) -> None:
+        if not path.is_dir():
+            return
+        aside = make_dir(self.root / _DAMAGED) / f"{step.name}-{step.key[:16]}-{time.time_ns()}"
+        fault = verify_entry(path)
+        path.rename(aside)
+        log.warning(
+            "cache entry %s/%s is damaged (%s): set aside as %s, computed again",
+            step.name,
+            step.key[:16],
+            fault,
+            aside,
+        )
 
     def _result(self, step: Step, path: Path, *, cached: bool, began: float) -> StepResult:
         made = float(read_json(path / MANIFEST)["made_in_s"])
-        return StepResult(
-            name=step.name,
-            path=path,
-            key=step.key,
-            cached=cached,
-            seconds=round(time.monotonic() - began, 3),
-            made_in_s=made,
-        )
+        seconds = round(time.monotonic() - began, 3)
+        return StepResult(name=step.name, path=path, key=step.key, cached=cached, seconds=seconds, made_in_s=made)
+
+
+def _seconds_spent(work: Path) -> float:
+    """Returns what earlier, interrupted attempts cost; 0 when no readable note of it is there."""
+    try:
+        return float(read_json(work / _SPENT)["seconds"])
+    except (DataError, KeyError, TypeError, ValueError):
+        return 0.0
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ and continued gives the same weights as one that was not.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -15,9 +16,11 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from ovbench._base.errors import ConfigError, OvbenchError
-from ovbench._base.files import append_jsonl, read_jsonl
+from ovbench._base.errors import ConfigError, DataError, OvbenchError
+from ovbench._base.files import append_jsonl, atomic_write_text, jsonl, read_jsonl
 from ovbench.harness.checkpoint import TrainingState, collect, load_state, restore, save_state
+
+log = logging.getLogger(__name__)
 
 
 class Progress(Protocol):
@@ -111,7 +114,7 @@ def train_loop(
     )
     state_path, log_path = folder / f"{name}.state.safetensors", folder / f"{name}.log.jsonl"
     identity = {"recipe": recipe, "config": config, "name": name}
-    state = load_state(state_path, recipe=identity)
+    state = _readable_state(state_path, identity)
     start = 0
     rows: list[dict[str, Any]] = []
     if state is not None:
@@ -121,7 +124,7 @@ def train_loop(
         logged = read_jsonl(log_path, drop_torn_tail=True) if log_path.is_file() else []
         rows = [row for row in logged if row["step"] <= start]
     if log_path.exists():
-        log_path.write_text("".join(f"{line}\n" for line in (_line(row) for row in rows)), encoding="utf-8")
+        atomic_write_text(log_path, jsonl(rows))
     elapsed = float(rows[-1]["elapsed_s"]) if rows else 0.0
     began = time.monotonic()
     sums: dict[str, float] = {}
@@ -141,6 +144,12 @@ def train_loop(
         loss.backward()
         limit = config.clip_norm if config.clip_norm is not None else math.inf
         norm = torch.nn.utils.clip_grad_norm_(list(trained.values()), limit, foreach=True)
+        if not math.isfinite(float(norm)):
+            raise OvbenchError(
+                f"the gradient became {float(norm)} at step {step + 1} of {name}",
+                where=str(log_path),
+                fix="lower the learning rate; the last good checkpoint is kept beside the log",
+            )
         optimizer.step()
         done = step + 1
         for key, term in terms.items():
@@ -167,7 +176,11 @@ def train_loop(
     return rows
 
 
-def _line(row: Mapping[str, Any]) -> str:
-    import json
-
-    return json.dumps(row, sort_keys=True, ensure_ascii=False)
+def _readable_state(path: Path, identity: object) -> TrainingState | None:
+    try:
+        return load_state(path, recipe=identity)
+    except DataError as error:
+        aside = path.with_suffix(".damaged")
+        path.replace(aside)
+        log.warning("the checkpoint %s is damaged (%s): set aside as %s, training starts anew", path, error.what, aside)
+        return None

@@ -84,12 +84,27 @@ def render_as(tables: Sequence[ComparisonTable], output_format: str) -> str:
     return importlib.import_module(f"ovbench.results.formats.{module}").render(tables)
 
 
+def check_export(output_format: str, paths: Sequence[Path]) -> None:
+    """Refuses a format or a file name that cannot be written, before anything is.
+
+    Raises:
+        ConfigError: An unknown format or suffix.
+    """
+    lookup(FORMATS, output_format, kind="format", where="--format")
+    for path in paths:
+        _suffix(path)
+
+
 def export(tables: Sequence[ComparisonTable], path: Path) -> None:
     """Writes the tables in the format of the file's suffix, whole or not at all.
 
     Raises:
         ConfigError: An unknown suffix, or a file that cannot be written.
     """
+    atomic_write_text(path, render_as(tables, _suffix(path)[1:]))
+
+
+def _suffix(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         fault = f"unknown export format '{suffix}'" if suffix else f"'{path.name}' has no suffix that names a format"
@@ -98,7 +113,7 @@ def export(tables: Sequence[ComparisonTable], path: Path) -> None:
             where=f"--export {path}",
             fix=f"name a file that ends with one of: {', '.join(SUFFIXES)}",
         )
-    atomic_write_text(path, render_as(tables, suffix[1:]))
+    return suffix
 
 
 def to_frame(tables: Sequence[ComparisonTable]) -> pandas.DataFrame:

@@ -41,7 +41,7 @@ class Cell:
     """One value, averaged over seeds."""
 
     value: float | None
-    low: float | None = None  # 95% interval over the questions; with several seeds the mean of theirs
+    low: float | None = None  # 95% interval over the questions, and over the seeds where there are several
     high: float | None = None
     interval: str = ""  # how it was made
     by_seed: tuple[float, ...] = ()

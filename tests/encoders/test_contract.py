@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
@@ -9,9 +12,11 @@ from PIL import Image
 from ovbench._base.errors import ConfigError, DataError, DependencyError
 from ovbench._base.paths import asset
 from ovbench.encoders.base import Encoder, Tap
+from ovbench.encoders.modeling.frontend import read_safetensors
 from ovbench.encoders.modeling.frozen import weights_digest
 from ovbench.encoders.modeling.trunk import TrunkEncoder
 from ovbench.encoders.registry import families, load_encoder
+from ovbench.harness.checkpoint import save_tensors
 
 SPECS = [f"{family.key}/{variant.name}" for family in families().values() for variant in family.variants]
 TRUNKS = [spec for spec in SPECS if not spec.startswith("vae/")]
@@ -149,6 +154,19 @@ def test_a_vae_alone_is_not_offered_to_a_language_model(images: torch.Tensor) ->
 def test_weights_of_another_family_are_refused() -> None:
     path = asset("encoders/clip-mini.safetensors")
     with pytest.raises(ConfigError, match="channels"):
+        load_encoder(f"ovis3/mini:{path}")
+
+
+def test_the_header_of_another_network_is_refused() -> None:
+    with pytest.raises(DataError, match="another kind of network"):
+        load_encoder(f"clip/mini:{asset('encoders/vae-mini.safetensors')}")
+
+
+def test_weights_trained_behind_another_vae_are_refused(tmp_path: Path) -> None:
+    tensors, config = read_safetensors(asset("encoders/ovis3-mini.safetensors"))
+    path = tmp_path / "ovis3.safetensors"
+    save_tensors(path, tensors, {"config": json.dumps(config), "vae": "0" * 64})
+    with pytest.raises(DataError, match="another VAE"):
         load_encoder(f"ovis3/mini:{path}")
 
 

@@ -86,12 +86,27 @@ def test_another_seed_gives_other_answers_and_a_second_record(finished: Path, tm
     assert not set(answers(tmp_path)) & set(answers(finished))
 
 
+def test_one_question_is_enough_and_a_control_that_cannot_be_is_missing_with_a_reason(
+    finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished / "cache", tmp_path / "cache")
+    words = ("-p", "mini-smoke", "--limit", "1", "--tasks", "mini-seed")
+    done = call(tmp_path, "run", "-e", "clip", *words)
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "runs").glob("*/record.json")
+    record = json.loads(path.read_text())
+    (metric,) = (metric for metric in record["metrics"] if metric["control"] == "shuffled")
+    assert metric["value"] is None
+    assert "fewer than two" in metric["reason"]
+
+
 def test_json_is_clean_on_stdout_and_progress_is_json_lines(finished: Path) -> None:
     done = call(finished, "run", "-e", "random", *SMOKE, "--json")
     assert done.returncode == 0
     (record,) = json.loads(done.stdout)
     assert record["encoder"]["spec"] == "random/mini"
-    events = [json.loads(line) for line in done.stderr.splitlines()[1:]]
+    first, *events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert "random/mini (untrained)" in first["headline"]
     assert {event["state"] for event in events} == {"cached"}
 
 

@@ -60,7 +60,7 @@ def test_a_damaged_entry_is_reported_set_aside_and_made_again(
     else:
         (path / "manifest.json").write_text("{")
     with caplog.at_level(logging.WARNING):
-        again = cache.obtain(STEP, build_text("x"))
+        again = StepCache(tmp_path).obtain(STEP, build_text("x"))
     assert not again.cached
     assert (again.path / "data.txt").read_text() == "x"
     assert "is damaged" in caplog.text
@@ -85,6 +85,28 @@ def test_a_failed_build_leaves_no_entry_but_keeps_its_work(tmp_path: Path) -> No
 
     assert (cache.obtain(STEP, go_on).path / "data.txt").read_text() == "so far"
     assert not (tmp_path / "work" / f"answers-{STEP.key}").exists()
+
+
+def test_looking_for_a_damaged_entry_moves_nothing(tmp_path: Path) -> None:
+    path = StepCache(tmp_path).obtain(STEP, build_text("x")).path
+    (path / "data.txt").write_text("y")
+    assert StepCache(tmp_path).find(STEP) is None
+    assert (path / "data.txt").read_text() == "y"
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
+    cache = StepCache(tmp_path)
+    left = cache.path(STEP).parent / f".{STEP.key}.abc.tmp"
+    left.mkdir(parents=True)
+    cache.obtain(STEP, build_text("x"))
+    assert not left.exists()
+
+
+def test_a_step_can_be_described_without_being_read(tmp_path: Path) -> None:
+    cache = StepCache(tmp_path)
+    assert cache.describe(STEP).made_in_s is None
+    made = cache.obtain(STEP, build_text("x")).made_in_s
+    assert cache.describe(STEP).made_in_s == made
 
 
 def _obtain_slowly(root: str, queue) -> None:

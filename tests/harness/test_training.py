@@ -112,3 +112,28 @@ def test_warm_up_then_cosine_to_zero() -> None:
 def test_schedules_that_make_no_sense_are_refused(fields: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         LoopConfig(**{"steps": 1, "lr": 1.0, **fields})  # pyright: ignore[reportArgumentType]
+
+
+def test_an_infinite_gradient_is_never_applied(tmp_path: Path) -> None:
+    weight = torch.nn.Linear(1, 1)
+
+    def losses(step: int) -> dict[str, torch.Tensor]:
+        value = weight(torch.ones(1, 1)).sum()
+        return {"loss": value if step < 3 else (value - value.detach()).abs().sqrt()}  # d sqrt(0) is infinite
+
+    with pytest.raises(OvbenchError, match="gradient became"):
+        train_loop(modules={"m": weight}, losses=losses, config=CONFIG, folder=tmp_path, name="fit", recipe="a")
+    assert all(bool(value.isfinite().all()) for value in weight.parameters())
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_training_starts_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = state(run(tmp_path / "whole"))
+    with pytest.raises(Killed):
+        run(tmp_path / "parts", stop_after=7)
+    path = tmp_path / "parts" / "fit.state.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    parts = state(run(tmp_path / "parts"))
+    assert "is damaged" in caplog.text
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)

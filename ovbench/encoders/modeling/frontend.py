@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -18,9 +19,10 @@ from ovbench.encoders.modeling.vae_base import FrontEnd
 from ovbench.encoders.modeling.vit import load_strict
 
 M = TypeVar("M", bound=nn.Module)
+C = TypeVar("C")
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads tensors and the `config` of the header.
 
     Raises:
@@ -40,7 +42,33 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
             where=str(path),
             fix="use a file written by: ovbench pretrain",
         )
-    return tensors, json.loads(metadata["config"])
+    try:
+        config = json.loads(metadata["config"])
+    except json.JSONDecodeError as error:
+        raise DataError(f"the header of '{path.name}' cannot be read: {error}", where=str(path)) from error
+    return tensors, config
+
+
+def read_vae_digest(path: Path) -> str | None:
+    """Returns the digest of the VAE that a trunk was trained behind; None where the header names none."""
+    with safe_open(path, framework="pt") as stream:
+        return (stream.metadata() or {}).get("vae")
+
+
+def build_config(kind: type[C], fields: Mapping[str, Any], *, where: str) -> C:
+    """Returns the configuration a header describes.
+
+    Raises:
+        DataError: The header describes another kind of network.
+    """
+    try:
+        return kind(**fields)
+    except TypeError as error:
+        raise DataError(
+            f"the header describes another kind of network than {kind.__name__.removesuffix('Config')}",
+            where=where,
+            fix="name weights that `ovbench pretrain` wrote for this family",
+        ) from error
 
 
 def freeze(module: M) -> M:
@@ -52,7 +80,7 @@ def freeze(module: M) -> M:
 def load_tiny_vae(path: Path) -> TinyVAE:
     """Returns the frozen miniature VAE of a weights file."""
     tensors, config = read_safetensors(path)
-    vae = TinyVAE(TinyVAEConfig(**config))  # pyright: ignore[reportArgumentType]
+    vae = TinyVAE(build_config(TinyVAEConfig, config, where=str(path)))
     load_strict(vae, tensors, where=str(path))
     freeze(vae)
     return vae

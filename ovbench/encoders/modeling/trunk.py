@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovbench._base.errors import ConfigError
+from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.fingerprint import fingerprint
 from ovbench._base.paths import asset
 from ovbench._base.seeding import derive
 from ovbench.encoders.base import EncoderInfo, Features, LoadRequest, PreprocessSpec, Tap
-from ovbench.encoders.modeling.frontend import load_tiny_vae, read_safetensors
+from ovbench.encoders.modeling.frontend import build_config, load_tiny_vae, read_safetensors, read_vae_digest
 from ovbench.encoders.modeling.frozen import FrozenEncoder, check_device, check_images, weights_digest
 from ovbench.encoders.modeling.vae_base import FrontEnd
 from ovbench.encoders.modeling.vit import OpenVisionViT, ViTConfig, load_strict
@@ -141,6 +141,13 @@ def load_trunk(request: LoadRequest) -> TrunkEncoder:
         path = Path(request.source).expanduser() if request.source else asset(variant.weights)
         tensors, config = read_safetensors(path)
         vit = _build(config, tensors, where=str(path))
+        trained_behind = read_vae_digest(path)
+        if vae is not None and trained_behind not in (None, weights_digest(vae)):
+            raise DataError(
+                f"these weights were trained behind another VAE than that of {request.family}/{variant.name}",
+                where=str(path),
+                fix="train them with the embedded VAE: leave --vae out of ovbench pretrain",
+            )
     wanted = 3 if vae is None else vae.latent_channels
     if vit.config.in_channels != wanted:
         raise ConfigError(
@@ -158,7 +165,7 @@ def load_trunk(request: LoadRequest) -> TrunkEncoder:
 
 
 def _build(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str) -> OpenVisionViT:
-    vit = OpenVisionViT(ViTConfig(**config))
+    vit = OpenVisionViT(build_config(ViTConfig, config, where=where))
     load_strict(vit, tensors, where=where)
     return vit
 

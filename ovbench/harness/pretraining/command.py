@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from ovbench._base.names import unknown
 from ovbench._base.paths import asset
 from ovbench.harness.events import Listener, Reporter
 from ovbench.harness.pretraining.config import PretrainRecipe, VAERecipe
-from ovbench.harness.pretraining.recipes import MINI, PAPER, find_recipe, smoke, with_steps
+from ovbench.harness.pretraining.recipes import MINI, find_recipe, smoke, with_steps
 from ovbench.tasks.world.draw import Sprites, embedded_sprites, read_fashion_mnist
 
+log = logging.getLogger(__name__)
 _EXTRA = ("vae", "lm")
 
 
@@ -44,6 +46,11 @@ class PretrainRequest:
             )
 
     @property
+    def folder(self) -> Path:
+        """Where this recipe's checkpoints, logs and weights go; recipes never share one."""
+        return self.out / self.recipe
+
+    @property
     def command(self) -> str:
         """The command line that makes the same file."""
         parts = [f"ovbench pretrain --recipe {self.recipe} --protocol {self.protocol} --seed {self.seed}"]
@@ -63,17 +70,14 @@ def run_pretraining(request: PretrainRequest, listener: Listener) -> dict[str, A
         ConfigError: An unknown recipe, or one that the embedded world cannot feed.
         RecordError: Another process is using the folder.
     """
-    known = [*MINI, *_EXTRA] if request.protocol == "mini" else list(PAPER)
-    if request.protocol == "mini" and request.recipe not in known:
-        raise unknown("recipe", request.recipe, known, where="--recipe")
-    if request.recipe not in _EXTRA:
-        # Contract: a paper-scale recipe is found and checked here, and then refused by its data, not by its size.
-        find_recipe(request.recipe, request.protocol)
+    _check_names(request)
+    _warn_of_no_effect(request)
     import torch
 
     torch.set_num_threads(request.threads)
     train, test = _sprites(request)
-    with folder_lock(request.out, purpose="training"):
+    folder = request.folder
+    with folder_lock(folder, purpose="training"):
         reporter = Reporter(request.recipe, listener)
         if request.recipe == "vae":
             made = _vae(request, reporter, train, test)
@@ -83,7 +87,9 @@ def run_pretraining(request: PretrainRequest, listener: Listener) -> dict[str, A
             made = _encoder(request, reporter, train, test)
         note = {
             "command": request.command,
-            "data": {"test_sprites": test.digest, "train_sprites": train.digest},
+            "data": "text of the garment world"
+            if request.recipe == "lm"
+            else {"test_sprites": test.digest, "train_sprites": train.digest},
             "seed": request.seed,
             "threads": request.threads,
             "torch": torch.__version__,
@@ -92,8 +98,28 @@ def run_pretraining(request: PretrainRequest, listener: Listener) -> dict[str, A
         weights = Path(made["weights"])
         if weights.is_file():
             note["sha256"] = file_sha256(weights)
-        write_json(request.out / f"{request.recipe}.training.json", {**note, "weights": weights.name})
+        write_json(folder / f"{request.recipe}.training.json", {**note, "weights": weights.name})
     return note
+
+
+def _check_names(request: PretrainRequest) -> None:
+    if request.protocol == "mini" and request.recipe not in MINI:
+        if request.recipe not in _EXTRA:
+            raise unknown("recipe", request.recipe, [*MINI, *_EXTRA], where="--recipe")
+        return
+    find_recipe(request.recipe, request.protocol)
+
+
+def _warn_of_no_effect(request: PretrainRequest) -> None:
+    idle = []
+    if request.sprites is not None and request.recipe == "lm":
+        idle.append("--sprites")
+    if request.vae is not None and request.recipe != "ovis3":
+        idle.append("--vae")
+    if request.smoke and request.fraction != 1.0:
+        idle.append("--fraction (with --smoke)")
+    for setting in idle:
+        log.warning("%s has no effect on the recipe '%s'", setting, request.recipe)
 
 
 def _sprites(request: PretrainRequest) -> tuple[Sprites, Sprites]:
@@ -111,22 +137,22 @@ def _vae(request: PretrainRequest, reporter: Reporter, train: Sprites, test: Spr
         recipe, steps=steps, batch_size=32 if request.smoke else recipe.batch_size, warmup_steps=min(100, steps // 4)
     )
     figures = train_vae(
-        request.out,
+        request.folder,
         train_sprites=train,
         test_sprites=test,
         recipe=recipe,
         seed=request.seed,
         progress=reporter.step("vae"),
     )
-    return {"weights": str(request.out / "vae.safetensors"), "figures": figures, "recipe": asdict(recipe)}
+    return {"weights": str(request.folder / "vae.safetensors"), "figures": figures, "recipe": asdict(recipe)}
 
 
 def _language_model(request: PretrainRequest, reporter: Reporter) -> dict[str, Any]:
     from ovbench.harness.pretraining.text.language_model import DEFAULT_STEPS, train_language_model
 
     steps = 40 if request.smoke else max(1, round(DEFAULT_STEPS * request.fraction))
-    figures = train_language_model(request.out, steps=steps, seed=request.seed, progress=reporter.step("lm"))
-    return {"weights": str(request.out), "figures": figures, "recipe": {"steps": steps}}
+    figures = train_language_model(request.folder, steps=steps, seed=request.seed, progress=reporter.step("lm"))
+    return {"weights": str(request.folder), "figures": figures, "recipe": {"steps": steps}}
 
 
 def _encoder(request: PretrainRequest, reporter: Reporter, train: Sprites, test: Sprites) -> dict[str, Any]:
@@ -138,7 +164,7 @@ def _encoder(request: PretrainRequest, reporter: Reporter, train: Sprites, test:
     needs_vae = recipe.trunk.frontend != "pixels"
     result = pretrain(
         recipe,
-        request.out,
+        request.folder,
         seed=request.seed,
         train_sprites=train,
         test_sprites=test,

@@ -97,4 +97,14 @@ class PretrainRecipe:
     betas: tuple[float, float] = (0.9, 0.95)  # AdamW
     group_size: int = 4  # scenes that differ in their garments alone, side by side in a batch
     checkpoint_every: int = 100  # steps
+    probe_scenes: int = 2000  # that the linear probes are fitted on; half as many are scored
     autocast: bool = True  # bfloat16 matrix products, float32 weights and losses
+
+    def __post_init__(self) -> None:
+        if self.objective.omega_rec > 0 and self.trunk.frontend == "pixels":
+            raise ConfigError(
+                f"the recipe '{self.name}' reconstructs VAE latents, and its trunk reads pixels",
+                where="objective.omega_rec",
+            )
+        if not self.phases:
+            raise ConfigError(f"the recipe '{self.name}' has no stage", where="phases")

@@ -16,15 +16,6 @@ from ovbench.harness.pretraining.model import Pretrainer
 _MAX_LOG_SCALE = math.log(100.0)
 
 
-def gathered(x: Tensor) -> Tensor:
-    """Returns the rows of all processes, with gradients; the tensor itself when there is one process."""
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return x
-    from torch.distributed.nn.functional import all_gather
-
-    return torch.cat(all_gather(x))
-
-
 def softmax_contrastive(image: Tensor, text: Tensor, scale: Tensor, allowed: Tensor) -> Tensor:
     """CLIP's symmetric cross-entropy (arXiv 2103.00020, Fig. 3).
 
@@ -110,11 +101,11 @@ class Objective:
 
     def _contrastive(self, pooled: Tensor, batch: Batch) -> Tensor:
         model, config = self.model, self.model.objective
-        image = gathered(F.normalize(pooled.float(), dim=-1))
+        image = F.normalize(pooled.float(), dim=-1)
         scale = model.logit_scale.clamp(max=_MAX_LOG_SCALE).exp()
         losses = []
         for ids, allowed in zip(batch.captions, batch.allowed, strict=True):
-            text = gathered(F.normalize(model.text(ids).float(), dim=-1))
+            text = F.normalize(model.text(ids).float(), dim=-1)
             if config.contrastive == "softmax":
                 losses.append(softmax_contrastive(image, text, scale, allowed))
             else:
@@ -132,7 +123,7 @@ class Objective:
         terms: dict[str, Tensor],
     ) -> Tensor:
         config = self.model.objective
-        assert self.vae is not None, "reconstruction needs a VAE; PretrainRecipe checks it"
+        assert self.vae is not None, "PretrainRecipe refuses reconstruction without a VAE"
         count = max(1, round(config.rec_fraction * len(tokens)))
         rows = None if positions is None else positions[:count]
         decoded = self.model.decoder(noisy(tokens[:count].float(), config.noise_tau, generator), rows).float()
@@ -142,7 +133,7 @@ class Objective:
         terms["rec_latents"] = F.l1_loss(decoded, latents[:count])
         rec = terms["rec_pixels"] + config.beta * terms["rec_latents"]
         if lambda_lpips > 0:
-            assert self.lpips is not None, "the caller checks that LPIPS weights are there"
+            assert self.lpips is not None, "pretrain() refuses a weight of LPIPS without its network"
             terms["lpips"] = self.lpips(pixels, target).mean()
             rec = rec + lambda_lpips * terms["lpips"]
         return rec

@@ -129,7 +129,7 @@ def smoke(recipe: PretrainRecipe) -> PretrainRecipe:
         replace(phase, steps=60 if number == 0 else 15, batch_size=64 if number == 0 else 32, warmup_steps=5)
         for number, phase in enumerate(recipe.phases)
     )
-    return replace(recipe, phases=phases, checkpoint_every=20)
+    return replace(recipe, phases=phases, checkpoint_every=20, probe_scenes=200)
 
 
 def with_steps(recipe: PretrainRecipe, fraction: float) -> PretrainRecipe:

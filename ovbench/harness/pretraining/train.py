@@ -14,8 +14,9 @@ from torch import Tensor
 from ovbench._base.errors import ConfigError
 from ovbench._base.seeding import derive, torch_generator
 from ovbench.encoders.modeling.frontend import load_frontend
+from ovbench.encoders.modeling.frozen import weights_digest
 from ovbench.encoders.modeling.vae_base import FrontEnd
-from ovbench.encoders.modeling.vit import OpenVisionViT, ViTConfig
+from ovbench.encoders.modeling.vit import OpenVisionViT
 from ovbench.harness.checkpoint import save_tensors
 from ovbench.harness.pretraining.config import PhaseConfig, PretrainRecipe
 from ovbench.harness.pretraining.data import Batch, scene_batch, single_batch
@@ -90,6 +91,12 @@ def pretrain(
             where="--recipe",
             fix="choose ovis3, clip or siglip with --protocol mini",
         )
+    if any((p.lambda_lpips or 0.0) > 0 for p in recipe.phases) or recipe.objective.lambda_lpips > 0:
+        raise ConfigError(
+            f"the recipe '{recipe.name}' weighs LPIPS, and no perceptual network is shipped",
+            where="lambda_lpips",
+            fix="set the weight to 0",
+        )
     torch.manual_seed(derive(seed, "pretrain/init"))
     model = Pretrainer(recipe)
     vae = load_frontend(recipe.trunk.frontend, vae_weights)
@@ -129,11 +136,10 @@ def pretrain(
     stored = {key: value.to(torch.bfloat16) for key, value in model.visual.state_dict().items()}
     visual = OpenVisionViT(model.visual.config).eval()
     visual.load_state_dict({key: value.float() for key, value in stored.items()})
-    probes = probe(tokens_of(visual, vae), train_sprites, test_sprites)
+    probes = probe(tokens_of(visual, vae), train_sprites, test_sprites, num_scenes=recipe.probe_scenes)
     weights = folder / f"{recipe.name}-mini.safetensors"
-    save_tensors(weights, stored, {"config": json.dumps(_config_fields(model.visual.config))})
+    metadata = {"config": json.dumps(asdict(model.visual.config))}
+    if vae is not None:
+        metadata["vae"] = weights_digest(vae)
+    save_tensors(weights, stored, metadata)
     return PretrainResult(weights=weights, probes=probes, log=log)
-
-
-def _config_fields(config: ViTConfig) -> dict[str, Any]:
-    return asdict(config)

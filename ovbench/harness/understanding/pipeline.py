@@ -6,7 +6,7 @@ Steps are asked for from the end: where the answers are cached, nothing before t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ovbench._base.files import copy_file, read_jsonl
 from ovbench._base.fingerprint import file_sha256
 from ovbench._base.paths import asset_folder
 from ovbench.encoders.base import Encoder, Tap
@@ -24,13 +25,14 @@ from ovbench.harness.plan import Job
 from ovbench.harness.steps import Step, StepCache, StepResult
 from ovbench.harness.understanding.config import LlavaConfig, StageConfig
 from ovbench.harness.understanding.data import WorldTrainingData
-from ovbench.harness.understanding.evaluate import answer, read_predictions
+from ovbench.harness.understanding.evaluate import ANSWERS, answer, read_predictions
 from ovbench.harness.understanding.llava import load_llava
 from ovbench.harness.understanding.train import train_llava
 from ovbench.tasks.base import Prediction, TaskData, TaskSpec
 from ovbench.tasks.sources import load_data
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+WEIGHTS = "llava.safetensors"
 MAIN = "none"  # the control that is no control
 
 
@@ -49,6 +51,7 @@ class Outcome:
     encoder: Encoder
     answers: dict[str, Answers] = field(default_factory=dict)
     steps: list[StepResult] = field(default_factory=list)
+    not_scored: dict[tuple[str, str], str] = field(default_factory=dict)  # (task, control) → why
     throughput: dict[str, float | None] = field(default_factory=dict)  # units a second, of what was made now
 
 
@@ -90,22 +93,38 @@ class UnderstandingRun:
     def run(self) -> Outcome:
         """Returns the answers of every task under every control, computing what is missing."""
         outcome = Outcome(encoder=self.encoder)
-        for spec in self.job.tasks:
-            data = load_data(spec, limit=self.job.limit)
-            by_control = {
-                control: read_predictions(self._answers(spec, data, control).path)
-                for control in (MAIN, *self.section["controls"])
-            }
-            outcome.answers[spec.name] = Answers(data=data, by_control=by_control)
-        outcome.steps = list(self._results.values())
+        # Everything that can be wrong with a task's data is found before the training.
+        loaded = [(spec, load_data(spec, limit=self.job.limit)) for spec in self.job.tasks]
+        closure = [self._train_features_step, self._stage1_step, self._stage2_step]
+        for spec, data in loaded:
+            answers: dict[str, list[Prediction]] = {}
+            closure.append(self._features_step(data.images_digest))
+            for control in (MAIN, *self.section["controls"]):
+                if control == "shuffled" and len(data.image_ids) < 2:
+                    outcome.not_scored[spec.name, control] = "images cannot be shuffled: there are fewer than two"
+                    continue
+                answers[control] = read_predictions(self._answers(spec, data, control).path)
+                closure.append(self._answers_step(spec, data, control))
+            outcome.answers[spec.name] = Answers(data=data, by_control=answers)
+        steps = {step.key: step for step in closure}
+        outcome.steps = [self._results.get(key) or self.cache.describe(step) for key, step in steps.items()]
         outcome.throughput = {
             name: count / seconds if seconds > 0 else None for name, (count, seconds) in self._work.items()
         }
         return outcome
 
-    def _obtain(self, step: Step, label: str, build: Callable[[Path, Path, Any], None]) -> StepResult:
-        """Obtains a step once per run, with its progress under `label`."""
+    def _obtain(
+        self,
+        step: Step,
+        label: str,
+        parents: Sequence[Callable[[], StepResult]],
+        build: Callable[[Path, Path, Any], None],
+    ) -> StepResult:
+        """Obtains a step once per run, its parents first where it is not there, with its progress under `label`."""
         if step.key not in self._results:
+            if self.cache.find(step) is None:
+                for parent in parents:
+                    parent()
 
             def build_and_report(out: Path, work: Path) -> None:
                 build(out, work, self.reporter.step(label))
@@ -133,7 +152,7 @@ class UnderstandingRun:
             },
         )
 
-    def _features(self, step: Step, label: str, image_ids: tuple[str, ...], image: Callable[[str], Any]) -> Path:
+    def _features(self, step: Step, label: str, image_ids: Sequence[str], image: Callable[[str], Any]) -> StepResult:
         def build(out: Path, work: Path, progress: Any) -> None:
             del work
             began = time.monotonic()
@@ -148,17 +167,16 @@ class UnderstandingRun:
             )
             self._count("encode", len(image_ids), began)
 
-        return self._obtain(step, label, build).path
+        return self._obtain(step, label, (), build)
 
     @cached_property
     def _train_features_step(self) -> Step:
         return self._features_step(self.training.digest)
 
-    def _train_features(self) -> FeatureStore:
-        path = self._features(
+    def _train_features(self) -> StepResult:
+        return self._features(
             self._train_features_step, "features (train)", self.training.image_ids, self.training.image
         )
-        return FeatureStore(path)
 
     # --- two stages of training ------------------------------------------------------------------------------------
 
@@ -180,7 +198,7 @@ class UnderstandingRun:
         return Step(
             name="llava_stage1",
             version=1,
-            inputs={**self._common, "stage": asdict(self.config.stage1)},
+            inputs={**self._common, "stage": _without_checkpoints(self.config.stage1)},
             parents=(self._train_features_step.key,),
         )
 
@@ -189,13 +207,24 @@ class UnderstandingRun:
         return Step(
             name="llava_stage2",
             version=1,
-            inputs={**self._common, "stage": asdict(self.config.stage2)},
+            inputs={**self._common, "stage": _without_checkpoints(self.config.stage2)},
             parents=(self._train_features_step.key, self._stage1_step.key),
         )
 
-    def _train(self, stage: int, step: Step, init: Path | None) -> Path:
+    def _stage1(self) -> StepResult:
+        return self._train(1, self._stage1_step, (self._train_features,), lambda: None)
+
+    def _stage2(self) -> StepResult:
+        # Contract: the start is asked for inside the build, so stage 2 can never begin from a fresh projector.
+        return self._train(
+            2, self._stage2_step, (self._train_features, self._stage1), lambda: self._stage1().path / WEIGHTS
+        )
+
+    def _train(
+        self, stage: int, step: Step, parents: Sequence[Callable[[], StepResult]], start: Callable[[], Path | None]
+    ) -> StepResult:
         def build(out: Path, work: Path, progress: Any) -> None:
-            tokens = self._train_features()
+            tokens = FeatureStore(self._train_features().path)
             weights = train_llava(
                 tokens,
                 dim=tokens.dim,
@@ -204,28 +233,21 @@ class UnderstandingRun:
                 seed=self.job.seed,
                 folder=work,
                 stage=stage,
-                init=init,
+                init=start(),
                 source=self._train_features_step.key,
                 progress=progress,
                 device=self.job.device,
             )
-            (out / "llava.safetensors").write_bytes(weights.read_bytes())
+            copy_file(weights, out / WEIGHTS)
             for path in work.glob("*.log.jsonl"):
-                (out / path.name).write_bytes(path.read_bytes())
+                copy_file(path, out / path.name)
 
-        return self._obtain(step, f"stage {stage}", build).path
-
-    def _trained(self) -> Path:
-        if self.cache.find(self._stage2_step) is None:
-            stage1 = self._train(1, self._stage1_step, None)
-            return self._train(2, self._stage2_step, stage1 / "llava.safetensors")
-        return self._train(2, self._stage2_step, None)
+        return self._obtain(step, f"stage {stage}", parents, build)
 
     # --- answers ---------------------------------------------------------------------------------------------------
 
-    def _answers(self, spec: TaskSpec, data: TaskData, control: str) -> StepResult:
-        features_step = self._features_step(data.images_digest)
-        step = Step(
+    def _answers_step(self, spec: TaskSpec, data: TaskData, control: str) -> Step:
+        return Step(
             name="answers",
             version=1,
             inputs={
@@ -239,14 +261,19 @@ class UnderstandingRun:
                 "control": control,
                 "max_new_tokens": self.section["max_new_tokens"],
             },
-            parents=(self._stage2_step.key, features_step.key),
+            parents=(self._stage2_step.key, self._features_step(data.images_digest).key),
         )
 
+    def _answers(self, spec: TaskSpec, data: TaskData, control: str) -> StepResult:
+        def features() -> StepResult:
+            step = self._features_step(data.images_digest)
+            return self._features(step, f"features ({spec.name})", data.image_ids, data.image)
+
         def build(out: Path, work: Path, progress: Any) -> None:
-            weights = self._trained() / "llava.safetensors"
-            image_ids = tuple(dict.fromkeys(sample.image_id for sample in data.samples))
-            tokens = FeatureStore(self._features(features_step, f"features ({spec.name})", image_ids, data.image))
-            model = load_llava(weights, self.config, dim=tokens.dim, device=self.job.device)
+            tokens = FeatureStore(features().path)
+            model = load_llava(self._stage2().path / WEIGHTS, self.config, dim=tokens.dim, device=self.job.device)
+            kept = work / ANSWERS
+            num_before = len(read_jsonl(kept, drop_torn_tail=True)) if kept.is_file() else 0
             began = time.monotonic()
             answer(
                 model,
@@ -254,12 +281,17 @@ class UnderstandingRun:
                 tokens,
                 control=control,
                 batch_size=self.job.batch_size,
-                out=work / "answers.jsonl",
+                out=kept,
                 max_new_tokens=self.section["max_new_tokens"],
                 progress=progress,
             )
-            self._count("answer", len(data.samples), began)
-            (out / "answers.jsonl").write_bytes((work / "answers.jsonl").read_bytes())
+            self._count("answer", len(data.samples) - num_before, began)
+            copy_file(kept, out / ANSWERS)
 
         label = f"answers ({spec.name})" if control == MAIN else f"answers ({spec.name}, {control})"
-        return self._obtain(step, label, build)
+        return self._obtain(self._answers_step(spec, data, control), label, (self._stage2, features), build)
+
+
+def _without_checkpoints(stage: StageConfig) -> dict[str, Any]:
+    """Returns a stage's settings but for how often it is saved, which changes no weight."""
+    return {name: value for name, value in asdict(stage).items() if name != "checkpoint_every"}
