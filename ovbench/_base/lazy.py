@@ -6,6 +6,9 @@ import importlib
 from types import ModuleType
 
 from ovbench._base.errors import DependencyError
+from ovbench._base.torchvision_shim import allow_torchvision
+
+_IMPORT_TORCHVISION = {"torchvision", "transformers", "diffusers", "timm", "open_clip", "lmms_eval"}
 
 
 def require(module: str, *, extra: str = "", purpose: str = "") -> ModuleType:
@@ -19,6 +22,8 @@ def require(module: str, *, extra: str = "", purpose: str = "") -> ModuleType:
     Raises:
         DependencyError: The package is not installed. An import error inside an installed package is passed on.
     """
+    if module.partition(".")[0] in _IMPORT_TORCHVISION:
+        allow_torchvision()
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ovbench._base import lazy
 from ovbench._base.errors import DependencyError
 from ovbench._base.lazy import require
 
@@ -39,3 +40,17 @@ def test_fault_inside_an_installed_package_is_passed_on(tmp_path: Path, monkeypa
 def test_missing_part_of_an_installed_package_is_not_called_not_installed() -> None:
     with pytest.raises(ModuleNotFoundError, match=r"json\.absent"):
         require("json.absent")
+
+
+@pytest.mark.parametrize("module", ["transformers", "diffusers", "torchvision.ops"])
+def test_packages_that_import_torchvision_come_behind_the_guard(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+    monkeypatch.setattr(lazy, "allow_torchvision", lambda: happened.append("guard"))
+    monkeypatch.setattr(lazy.importlib, "import_module", lambda name: happened.append(name))
+    lazy.require(module)
+    assert happened == ["guard", module]
+
+
+def test_other_packages_do_not_load_torch_for_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lazy, "allow_torchvision", lambda: pytest.fail("the guard was called"))
+    lazy.require("json")

@@ -22,7 +22,7 @@ MISTAKES = [
     (("run", "-e", "clip", "--device", "gpu"), "unknown device 'gpu'", "--device"),
     (("run", "-e", "clip", "--out", "/dev/null/runs"), "cannot write", "--out"),
     (("leaderboard",), "no finished run", "ovbench run"),
-    (("leaderboard", "--format", "xml"), "no finished run", "ovbench run"),
+    (("leaderboard", "--format", "xml"), "unknown format 'xml'", "--format"),
     (("pretrain", "--recipe", "clap"), "unknown recipe 'clap'", "did you mean 'clip'"),
     (("encoders", "show", "clyp"), "unknown encoder 'clyp'", "did you mean 'clip'"),
     (("tasks", "show", "mini-sead"), "unknown task 'mini-sead'", "did you mean 'mini-seed'"),

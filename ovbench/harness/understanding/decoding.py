@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ovbench._base.lazy import require
 from ovbench.harness.understanding.conversation import IGNORED, Tokenized
 from ovbench.harness.understanding.llava import Llava, splice
 
@@ -34,7 +35,7 @@ def prefill(model: Llava, prompts: Sequence[Tokenized], visual: torch.Tensor | N
         prompts: Samples with an image take the visual rows in order of appearance.
         visual: `[images, N, C]`, or None.
     """
-    from transformers import DynamicCache
+    transformers = require("transformers", purpose="answering")
 
     num_visual = visual.shape[1] if visual is not None else 0
     batch = splice(prompts, num_visual=num_visual, pad=model.pad, max_length=model.max_length)
@@ -42,7 +43,7 @@ def prefill(model: Llava, prompts: Sequence[Tokenized], visual: torch.Tensor | N
     count, padded = embeddings.shape[:2]
     lengths = batch.lengths.to(embeddings.device)
     columns, place = (lengths - 1).unique(return_inverse=True)
-    cache = DynamicCache(config=model.language_model.config)
+    cache = transformers.DynamicCache(config=model.language_model.config)
     positions = torch.arange(padded, device=embeddings.device)[None].expand(count, -1)
     logits = model.language_model(
         inputs_embeds=embeddings, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=columns

@@ -5,6 +5,7 @@ Steps are asked for from the end: where the answers are cached, nothing before t
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -31,6 +32,7 @@ from ovbench.harness.understanding.train import train_llava
 from ovbench.tasks.base import Prediction, TaskData, TaskSpec
 from ovbench.tasks.sources import load_data
 
+log = logging.getLogger(__name__)
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 WEIGHTS = "llava.safetensors"
 MAIN = "none"  # the control that is no control
@@ -272,6 +274,7 @@ class UnderstandingRun:
         def build(out: Path, work: Path, progress: Any) -> None:
             tokens = FeatureStore(features().path)
             model = load_llava(self._stage2().path / WEIGHTS, self.config, dim=tokens.dim, device=self.job.device)
+            _warn_of_unknown_words(model.tokenizer, spec, data)
             kept = work / ANSWERS
             num_before = len(read_jsonl(kept, drop_torn_tail=True)) if kept.is_file() else 0
             began = time.monotonic()
@@ -290,6 +293,20 @@ class UnderstandingRun:
 
         label = f"answers ({spec.name})" if control == MAIN else f"answers ({spec.name}, {control})"
         return self._obtain(self._answers_step(spec, data, control), label, (self._stage2, features), build)
+
+
+def _warn_of_unknown_words(tokenizer: Any, spec: TaskSpec, data: TaskData) -> None:
+    """Says when a closed vocabulary cannot read the questions: such scores mean nothing."""
+    if tokenizer.unk_token_id is None:
+        return
+    texts = [text for sample in data.samples for text in (sample.prompt, *sample.options)]
+    ids = [number for row in tokenizer(texts, add_special_tokens=False)["input_ids"] for number in row]
+    if unread := ids.count(tokenizer.unk_token_id):
+        log.warning(
+            "%s: the language model does not know %.0f%% of the words of the questions and options",
+            spec.name,
+            100 * unread / len(ids),
+        )
 
 
 def _without_checkpoints(stage: StageConfig) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from ovbench._base.errors import ConfigError
 from ovbench._base.files import make_dir, write_json
+from ovbench._base.lazy import require
 from ovbench._base.seeding import derive
 from ovbench.harness.checkpoint import save_tensors
 from ovbench.harness.pretraining.text.text_data import (
@@ -75,9 +76,9 @@ class LanguageModelRecipe:
 
 def build_model(recipe: LanguageModelRecipe, table: Mapping[str, int], seed: int) -> Any:
     """Returns a fresh `LlamaForCausalLM` with eager attention; the initialisation depends on the seed alone."""
-    from transformers import AutoModelForCausalLM, LlamaConfig
+    transformers = require("transformers", purpose="the mini language model")
 
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         vocab_size=len(table),
         hidden_size=recipe.width,
         intermediate_size=recipe.mlp_width,
@@ -93,7 +94,7 @@ def build_model(recipe: LanguageModelRecipe, table: Mapping[str, int], seed: int
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "lm/init"))
         # Trap: on CPU, scaled_dot_product_attention in bfloat16 is five times slower than plain matrix products.
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
+        return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
 
 
 def weighted_loss(logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
