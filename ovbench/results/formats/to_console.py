@@ -23,13 +23,13 @@ def render(tables: Sequence[ComparisonTable], *, width: int | None = None, color
 
     Args:
         tables: What `leaderboard` gives.
-        width: Columns of text; None: the terminal's, and as much as the tables need where there is no terminal.
+        width: Columns for prose; None: those of the terminal. Tables take the width they need, whatever it is.
         color: Whether to use colour; None: only on a terminal.
     """
     parts: list[RenderableType] = []
     for table in tables:
         parts += _parts(lay_out(table))
-    return _draw(parts, width=width, color=color)
+    return _draw(parts, width=width, color=color, whole=True)
 
 
 def render_rows(rows: Sequence[Mapping[str, Any]], *, width: int | None = None, color: bool | None = None) -> str:
@@ -94,23 +94,32 @@ def _cell(shown: Shown) -> Text:
     return text.append(f" {shown.interval}", style="not bold dim") if shown.interval else text
 
 
-def _draw(parts: Sequence[RenderableType], *, width: int | None, color: bool | None) -> str:
+def _draw(parts: Sequence[RenderableType], *, width: int | None, color: bool | None, whole: bool = False) -> str:
+    """Draws the parts; `whole` keeps tables at their natural width, so that a narrow terminal never cuts a number."""
     from rich.console import Console
+    from rich.measure import Measurement
+    from rich.table import Table
 
     on_terminal = sys.stdout.isatty()
     wide = shutil.get_terminal_size().columns if on_terminal else 200
-    console = Console(
-        file=io.StringIO(),
-        width=max(MIN_WIDTH, width or wide),
-        force_terminal=on_terminal if color is None else color,
-        color_system="standard" if (on_terminal if color is None else color) else None,
-        highlight=False,
-        emoji=False,
-        markup=False,
-        legacy_windows=False,
-    )
+    stream = io.StringIO()
+    colored = on_terminal if color is None else color
+
+    def console_of(columns: int) -> Console:
+        return Console(
+            file=stream,
+            width=columns,
+            force_terminal=colored,
+            color_system="standard" if colored else None,
+            highlight=False,
+            emoji=False,
+            markup=False,
+            legacy_windows=False,
+        )
+
+    console, endless = console_of(max(MIN_WIDTH, width or wide)), console_of(10_000)
     for part in parts:
-        console.print(part, soft_wrap=False)
-    stream = console.file
-    assert isinstance(stream, io.StringIO)
+        natural = Measurement.get(endless, endless.options, part).maximum
+        fits = not whole or not isinstance(part, Table) or natural <= console.width
+        (console if fits else console_of(natural)).print(part, soft_wrap=False)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")
