@@ -10,7 +10,8 @@ BIN      := $(VENV)/bin
 ENCODERS := ovis3 clip siglip random
 PIP_ARGS := --disable-pip-version-check --quiet -c constraints.txt
 ifdef CPU
-PIP_ARGS += --extra-index-url https://download.pytorch.org/whl/cpu
+# One retry: where that index cannot be reached, pip would otherwise wait for it again for every package.
+PIP_ARGS += --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu
 endif
 
 .DEFAULT_GOAL := help

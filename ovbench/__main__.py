@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def main() -> None:
     """Runs the command line."""
-    from ovbench.cli import app
+    try:
+        from ovbench.cli import app
 
-    app()
+        app()
+    except KeyboardInterrupt:  # before or after the command itself, which handles its own
+        sys.exit(130)
 
 
 if __name__ == "__main__":

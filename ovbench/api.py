@@ -19,7 +19,7 @@ def run(
     suite: str = "understanding",
     protocol: str = "mini",
     *,
-    tasks: Sequence[str] | None = None,
+    tasks: Sequence[str] | str | None = None,
     limit: int | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -33,7 +33,7 @@ def run(
         encoder: Spec string, e.g. `ovis3` or `clip/mini`.
         suite: Suite of tasks.
         protocol: Recipe.
-        tasks: Only these tasks, by name or path; None: the whole suite.
+        tasks: Only this task or these, by name or path; None: the whole suite.
         limit: Only so many questions per task.
         seed: Of projector and data order; the shuffled control shows the same pictures under every seed.
         device: `cpu`, `cuda` or `cuda:N`.
@@ -47,13 +47,20 @@ def run(
     Raises:
         OvbenchError: Anything that the user can mend; its text says what, where and how.
     """
+    from ovbench._base.errors import ConfigError
     from ovbench.harness.run import plan_runs, run_all
 
+    if not isinstance(encoder, str):
+        raise ConfigError(
+            f"run takes one encoder, got {encoder!r}",
+            where="encoder",
+            fix="call it once per encoder; the cache is shared",
+        )
     plan = plan_runs(
         encoders=[encoder],
         suite=suite,
         protocol=protocol,
-        tasks=tasks,
+        tasks=[tasks] if isinstance(tasks, str) else tasks,
         limit=limit,
         seeds=(seed,),
         device=device,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import sys
 from collections.abc import Callable
@@ -35,7 +36,12 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         except KeyboardInterrupt:
             typer.echo("interrupted: finished steps are kept, the same command goes on from here", err=True)
             raise typer.Exit(130) from None
-        except BrokenPipeError:
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError) and error.errno != errno.ENOSPC:
+                raise
+            if error.errno == errno.ENOSPC:
+                typer.echo(f"error: the output cannot be written: {error.strerror}", err=True)
+                raise typer.Exit(2) from None
             sys.stderr.close()  # the reader of our output has gone (| head): nothing is left to say
             raise typer.Exit(0) from None
 
@@ -79,7 +85,10 @@ ProtocolName = Annotated[str, typer.Option("--protocol", "-p", help="Recipe; see
 @app.command()
 @guarded
 def run(
-    encoder: Annotated[list[str], typer.Option("--encoder", "-e", help="Encoder; may be given several times.")],
+    encoder: Annotated[
+        list[str],
+        typer.Option("--encoder", "-e", help="family[/variant][:FILE][?option=value]; several times for more."),
+    ],
     suite: Annotated[str, typer.Option("--suite", "-s", help="Suite of tasks.")] = "understanding",
     protocol: ProtocolName = "mini",
     tasks: Annotated[
@@ -106,7 +115,7 @@ def run(
         encoders=encoder,
         suite=suite,
         protocol=protocol,
-        tasks=None if tasks is None else tuple(part for part in tasks.split(",") if part),
+        tasks=None if tasks is None else tuple(part.strip() for part in tasks.split(",") if part.strip()),
         limit=limit,
         seeds=tuple(seed) if seed else (0,),
         device=device,
@@ -162,7 +171,9 @@ def leaderboard(
 @guarded
 def pretrain(
     recipe: Annotated[str, typer.Option("--recipe", help="ovis3, clip, siglip; vae; lm.")],
-    protocol: ProtocolName = "mini",
+    protocol: Annotated[
+        str, typer.Option("--protocol", "-p", help="mini, or openvision3: the paper's recipes, which need its data.")
+    ] = "mini",
     out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints, logs and weights.")] = Path("pretrained"),
     seed: Annotated[int, typer.Option("--seed", help="Initialisation, data order and noise.")] = 0,
     sprites: Annotated[

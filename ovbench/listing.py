@@ -129,13 +129,13 @@ def run_card(folder: Path, run_id: str) -> list[Row]:
 
 def doctor_rows() -> list[Row]:
     """Returns one row per thing that a run needs, with `state` ok, absent (optional) or broken."""
-    from ovbench._base.paths import assets_manifest, cache_dir, runs_dir
+    from ovbench._base.paths import cache_dir, runs_dir
     from ovbench.results.provenance import package_versions
 
     rows = [_row("python", "ok", sys.version.split()[0])]
     for package, version in package_versions().items():
         rows.append(_row(package, "ok" if version else "absent", version or "not installed"))
-    rows.append(_embedded_row(list(assets_manifest())))
+    rows.append(_embedded_row())
     for name, folder in (("cache", cache_dir()), ("runs", runs_dir())):
         rows.append(_folder_row(name, folder))
     rows.append(_row("cores", "ok", str(os.cpu_count())))
@@ -153,10 +153,11 @@ def _row(what: str, state: str, detail: str) -> Row:
     return {"what": what, "state": state, "detail": detail}
 
 
-def _embedded_row(names: list[str]) -> Row:
-    from ovbench._base.paths import asset
+def _embedded_row() -> Row:
+    from ovbench._base.paths import asset, assets_manifest
 
     try:
+        names = list(assets_manifest())
         for name in names:
             asset(name)
     except DataError as error:

@@ -26,7 +26,7 @@ def _write_error(error: OSError, path: Path) -> ConfigError:
     return ConfigError(
         f"cannot write '{path.name}': {error.strerror or error}",
         where=str(path.parent),
-        fix="choose a folder that you may write to, e.g. with --out",
+        fix="choose a folder that you may write to: --out for results, OVBENCH_CACHE for the cache",
     )
 
 

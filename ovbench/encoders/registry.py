@@ -76,9 +76,12 @@ def parse_encoder(text: str, *, protocol: str = "mini", where: str = "--encoder"
         ConfigError: Unknown family, variant or option (with a suggestion), or a family without a variant for the
             protocol.
     """
-    head, _, query = text.partition("?")
-    path, _, source = head.partition(":")
-    source, _, revision = source.partition("@")
+    path, _, source = text.partition(":")
+    query = revision = ""
+    if not Path(source).expanduser().is_file():  # a file's name may hold '@' and '?'
+        head, _, query = text.partition("?")
+        path, _, source = head.partition(":")
+        source, _, revision = source.partition("@")
     key, _, variant_name = path.partition("/")
     table = _by_name()
     if key.lower() not in table:
@@ -101,12 +104,14 @@ def parse_encoder(text: str, *, protocol: str = "mini", where: str = "--encoder"
     options = dict(parse_qsl(query, keep_blank_values=True))
     for option in options:
         if option not in family.options:
+            if not family.options:
+                raise ConfigError(f"the encoder '{family.key}' takes no options, got '{option}'", where=where)
             raise unknown(f"option of {family.key}", option, family.options, where=where)
     return EncoderSpec(
         text=text,
         family=family,
         variant=variant,
-        source=source or None,
+        source=str(Path(source).expanduser().resolve()) if source else None,
         revision=revision or None,
         options=options,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ def plan_runs(
         ConfigError: An unknown name (with a suggestion), a number out of range, an encoder that the suite cannot use,
             or an output folder that cannot be written.
     """
+    _check_types(encoders, tasks, limit, seeds, batch_size)
     if not encoders:
         raise ConfigError(
             "no encoder named", where="--encoder", fix="for instance: --encoder ovis3; see: ovbench encoders"
@@ -103,12 +105,19 @@ def plan_runs(
         raise ConfigError(f"--batch-size must be 1 or more, got {batch_size}", where="--batch-size")
     if dtype not in _DTYPES:
         raise ConfigError(f"unknown dtype '{dtype}'", where="--dtype", fix=f"use one of: {', '.join(_DTYPES)}")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ConfigError(f"unknown device '{device}'", where="--device", fix="use cpu, cuda or cuda:N")
     recipe = load_protocol(protocol)
     lookup(dict.fromkeys(suite_names(), None), suite, kind="suite", where="--suite")
     names = tuple(tasks) if tasks is not None else load_suite(suite, protocol)
     if not names:
         raise ConfigError("no task named", where="--tasks", fix="leave --tasks out to run the whole suite")
     specs = tuple(load_task(name, where="--tasks") for name in dict.fromkeys(names))
+    for number, spec in enumerate(specs):
+        if any(spec.name == other.name for other in specs[:number]):
+            raise ConfigError(
+                f"two tasks are named '{spec.name}'", where="--tasks", fix="give one of them another name in its file"
+            )
     parsed = {spec.canonical: spec for spec in (parse_encoder(text, protocol=recipe.variants) for text in encoders)}
     for spec in parsed.values():
         if suite == "understanding" and not spec.variant.for_understanding:
@@ -135,6 +144,19 @@ def plan_runs(
         for spec in parsed.values()
     )
     return Plan(jobs=jobs, out=out)
+
+
+def _check_types(encoders: object, tasks: object, limit: object, seeds: Sequence[object], batch_size: object) -> None:
+    """Refuses values that a command line cannot give and Python can, such as a seed of 1.5 or one string for a list."""
+    for what, value in (("encoders", encoders), ("tasks", tasks)):
+        whole = value is None or (
+            isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(item, str) for item in value)
+        )
+        if not whole:
+            raise ConfigError(f"{what} must be a list of names, got {value!r}", where=what)
+    for what, value in (("limit", limit), ("batch_size", batch_size), *(("seed", seed) for seed in seeds)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ConfigError(f"{what} must be a whole number, got {value!r}", where=what)
 
 
 def _check_space(out: Path) -> None:

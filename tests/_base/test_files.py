@@ -21,7 +21,7 @@ def test_folder_below_a_regular_file_is_an_error_for_the_user(tmp_path: Path) ->
         make_dir(tmp_path / "file" / "runs")
     assert caught.value.what == "cannot write 'runs': Not a directory"
     assert caught.value.where == str(tmp_path / "file")
-    assert caught.value.fix == "choose a folder that you may write to, e.g. with --out"
+    assert caught.value.fix == "choose a folder that you may write to: --out for results, OVBENCH_CACHE for the cache"
 
 
 def test_folder_without_write_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

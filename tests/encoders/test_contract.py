@@ -103,6 +103,13 @@ def test_the_fingerprint_is_stable_and_names_the_weights(encoder: Encoder) -> No
     assert len(others) == len(SPECS)
 
 
+def test_a_header_that_is_no_json_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bad.safetensors"
+    save_tensors(path, {"x": torch.zeros(1)}, {"config": "{"})
+    with pytest.raises(DataError, match="header"):
+        load_encoder(f"clip:{path}")
+
+
 @pytest.mark.parametrize("spec", TRUNKS)
 def test_the_fingerprint_depends_on_the_tap(spec: str) -> None:
     encoder = load_encoder(spec)
@@ -151,10 +158,24 @@ def test_a_vae_alone_is_not_offered_to_a_language_model(images: torch.Tensor) ->
         load_encoder("vae").llm_tokens(images)
 
 
-def test_weights_of_another_family_are_refused() -> None:
-    path = asset("encoders/clip-mini.safetensors")
+@pytest.mark.parametrize("other", ["ovis3", "siglip"])
+def test_weights_of_another_family_are_refused(other: str) -> None:
+    with pytest.raises(DataError, match="trained with the recipe 'clip'"):
+        load_encoder(f"{other}/mini:{asset('encoders/clip-mini.safetensors')}")
+
+
+def test_weights_that_read_other_channels_are_refused(tmp_path: Path) -> None:
+    tensors, config = read_safetensors(asset("encoders/clip-mini.safetensors"))
+    path = tmp_path / "anonymous.safetensors"
+    save_tensors(path, tensors, {"config": json.dumps(config)})
     with pytest.raises(ConfigError, match="channels"):
         load_encoder(f"ovis3/mini:{path}")
+
+
+def test_a_weights_file_may_have_any_name(tmp_path: Path) -> None:
+    path = tmp_path / "w@1?x=2.safetensors"
+    path.write_bytes(asset("encoders/clip-mini.safetensors").read_bytes())
+    assert load_encoder(f"clip:{path}").info.identity == load_encoder("clip").info.identity
 
 
 def test_the_header_of_another_network_is_refused() -> None:
@@ -182,6 +203,7 @@ def test_a_device_that_is_not_there_is_said() -> None:
         load_encoder("random", device="cuda")
 
 
-def test_an_unknown_device_is_refused() -> None:
+@pytest.mark.parametrize("device", ["gpu0", "mps", "cuda:x", "meta"])
+def test_an_unknown_device_is_refused(device: str) -> None:
     with pytest.raises(ConfigError, match="unknown device"):
-        load_encoder("random", device="gpu0")
+        load_encoder("random", device=device)

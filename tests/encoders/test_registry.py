@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,16 @@ def test_an_unknown_name_comes_with_a_suggestion(text: str, what: str, fix: str)
     with pytest.raises(ConfigError, match=what) as caught:
         parse_encoder(text)
     assert f"did you mean '{fix}'" in caught.value.fix
+
+
+def test_an_option_of_an_encoder_that_takes_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="takes no options"):
+        parse_encoder("clip?seed=1")
+
+
+def test_a_relative_path_is_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert parse_encoder("clip:w.safetensors").canonical == f"clip/mini:{tmp_path / 'w.safetensors'}"
 
 
 def test_a_family_without_a_default_for_the_protocol_lists_its_variants() -> None:

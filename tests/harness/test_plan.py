@@ -11,6 +11,8 @@ from ovbench._base.errors import ConfigError
 from ovbench.harness import plan as planning
 from ovbench.harness.plan import Plan, plan_runs
 
+CATALOG = Path(planning.__file__).parents[1] / "tasks" / "catalog"
+
 
 def plan(out: Path, **changes: Any) -> Plan:
     words = {
@@ -58,6 +60,11 @@ def test_the_headline_says_which_weights_and_which_protocol(tmp_path: Path) -> N
         ({"seeds": (-1,)}, "a seed must be 0 or more, got -1", ""),
         ({"batch_size": 0}, "--batch-size", ""),
         ({"dtype": "float8"}, "unknown dtype 'float8'", "bfloat16"),
+        ({"device": "mps"}, "unknown device 'mps'", "cuda"),
+        ({"seeds": (1.5,)}, "seed must be a whole number, got 1.5", ""),
+        ({"seeds": ("0",)}, "seed must be a whole number, got '0'", ""),
+        ({"limit": True}, "limit must be a whole number, got True", ""),
+        ({"tasks": "mini-pope"}, "tasks must be a list of names", ""),
         ({"encoders": ["vae"]}, "not to a language model", "ovbench encoders"),
     ],
 )
@@ -79,3 +86,11 @@ def test_a_full_disk_is_said_before_the_work_begins(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(planning, "_SPACE_NEEDED_BYTES", 2**60)
     with pytest.raises(ConfigError, match="MiB are free"):
         plan(tmp_path)
+
+
+def test_two_tasks_of_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        text = (CATALOG / "mini-pope.yaml").read_text().replace("name: mini-pope", "name: mine")
+        (tmp_path / f"{name}.yaml").write_text(text.replace("family: mini", "family: local"))
+    with pytest.raises(ConfigError, match="two tasks are named 'mine'"):
+        plan(tmp_path, tasks=(str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")))

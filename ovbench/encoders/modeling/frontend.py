@@ -49,10 +49,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, config
 
 
-def read_vae_digest(path: Path) -> str | None:
-    """Returns the digest of the VAE that a trunk was trained behind; None where the header names none."""
+def read_origin(path: Path) -> tuple[str | None, str | None]:
+    """Returns the recipe that a trunk was trained with and the digest of its VAE, as far as the header names them."""
     with safe_open(path, framework="pt") as stream:
-        return (stream.metadata() or {}).get("vae")
+        metadata = stream.metadata() or {}
+    return metadata.get("recipe"), metadata.get("vae")
 
 
 def build_config(kind: type[C], fields: Mapping[str, Any], *, where: str) -> C:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from hashlib import sha256
 from typing import TYPE_CHECKING, Self
@@ -63,15 +64,20 @@ def weights_digest(*modules: nn.Module | None) -> str:
 
 def check_device(device: str) -> torch.device:
     """Returns the device, or says that it is not there; nothing is replaced silently."""
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"unknown device '{device}'", where="--device", fix="use cpu, cuda or cuda:N") from error
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ConfigError(f"unknown device '{device}'", where="--device", fix="use cpu, cuda or cuda:N")
+    chosen = torch.device(device)
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise DependencyError(
             "a CUDA device was asked for and torch sees none",
             where="--device",
             fix="use --device cpu; see: ovbench doctor",
+        )
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise DependencyError(
+            f"'{device}' was asked for and torch sees {torch.cuda.device_count()} GPUs",
+            where="--device",
+            fix="see: ovbench doctor",
         )
     return chosen
 

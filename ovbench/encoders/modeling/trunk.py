@@ -16,7 +16,7 @@ from ovbench._base.fingerprint import fingerprint
 from ovbench._base.paths import asset
 from ovbench._base.seeding import derive
 from ovbench.encoders.base import EncoderInfo, Features, LoadRequest, PreprocessSpec, Tap
-from ovbench.encoders.modeling.frontend import build_config, load_tiny_vae, read_safetensors, read_vae_digest
+from ovbench.encoders.modeling.frontend import build_config, load_tiny_vae, read_origin, read_safetensors
 from ovbench.encoders.modeling.frozen import FrozenEncoder, check_device, check_images, weights_digest
 from ovbench.encoders.modeling.vae_base import FrontEnd
 from ovbench.encoders.modeling.vit import OpenVisionViT, ViTConfig, load_strict
@@ -141,7 +141,13 @@ def load_trunk(request: LoadRequest) -> TrunkEncoder:
         path = Path(request.source).expanduser() if request.source else asset(variant.weights)
         tensors, config = read_safetensors(path)
         vit = _build(config, tensors, where=str(path))
-        trained_behind = read_vae_digest(path)
+        recipe, trained_behind = read_origin(path)
+        if recipe not in (None, request.family):
+            raise DataError(
+                f"these weights were trained with the recipe '{recipe}', not as '{request.family}'",
+                where=str(path),
+                fix=f"use --encoder {recipe}/{variant.name}:{path}",
+            )
         if vae is not None and trained_behind not in (None, weights_digest(vae)):
             raise DataError(
                 f"these weights were trained behind another VAE than that of {request.family}/{variant.name}",

@@ -47,8 +47,9 @@ class PretrainRequest:
 
     @property
     def folder(self) -> Path:
-        """Where this recipe's checkpoints, logs and weights go; recipes never share one."""
-        return self.out / self.recipe
+        """Where checkpoints, logs and weights go: recipes, seeds and lengths never share one, so nothing is lost."""
+        length = "-smoke" if self.smoke else f"-x{self.fraction:g}" if self.fraction != 1.0 else ""
+        return self.out / f"{self.recipe}-seed{self.seed}{length}"
 
     @property
     def command(self) -> str:
@@ -172,5 +173,7 @@ def _encoder(request: PretrainRequest, reporter: Reporter, train: Sprites, test:
         phase_progress=reporter.step,
     )
     figures = {f"probe_{name}": value for name, value in result.probes.items()}
-    figures |= {"loss_first": result.log[0]["loss"], "loss_last": result.log[-1]["loss"]}
+    for phase in recipe.phases:  # stages have different captions, so their losses are not one curve
+        rows = [row for row in result.log if row["stage"] == phase.name]
+        figures |= {f"{phase.name}_loss_first": rows[0]["loss"], f"{phase.name}_loss_last": rows[-1]["loss"]}
     return {"weights": str(result.weights), "figures": figures, "recipe": asdict(recipe)}

@@ -138,7 +138,7 @@ def pretrain(
     visual.load_state_dict({key: value.float() for key, value in stored.items()})
     probes = probe(tokens_of(visual, vae), train_sprites, test_sprites, num_scenes=recipe.probe_scenes)
     weights = folder / f"{recipe.name}-mini.safetensors"
-    metadata = {"config": json.dumps(asdict(model.visual.config))}
+    metadata = {"recipe": recipe.name, "config": json.dumps(asdict(model.visual.config))}
     if vae is not None:
         metadata["vae"] = weights_digest(vae)
     save_tensors(weights, stored, metadata)

@@ -25,11 +25,13 @@ from ovbench.harness.pretraining.command import PretrainRequest, run_pretraining
 )
 def test_smoke_training_learns_and_its_weights_load(tmp_path: Path, recipe: str, terms: set[str]) -> None:
     note = run_pretraining(PretrainRequest(recipe=recipe, smoke=True, out=tmp_path), ignore)
-    rows = [json.loads(line) for line in (tmp_path / recipe / "low.log.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / f"{recipe}-seed0-smoke" / "low.log.jsonl").read_text().splitlines()
+    ]
     assert terms <= set(rows[0])
     for name in ("loss", *terms):
         assert rows[-1][name] < rows[0][name], f"{name} did not fall"
-    written = json.loads((tmp_path / recipe / f"{recipe}.training.json").read_text())
+    written = json.loads((tmp_path / f"{recipe}-seed0-smoke" / f"{recipe}.training.json").read_text())
     assert written["command"] == f"ovbench pretrain --recipe {recipe} --protocol mini --seed 0 --smoke"
     assert written["sha256"] == note["sha256"]
     assert written["figures"]["probe_class"] > 0.125
@@ -39,7 +41,7 @@ def test_smoke_training_learns_and_its_weights_load(tmp_path: Path, recipe: str,
 
 def test_smoke_training_of_the_vae(tmp_path: Path) -> None:
     note = run_pretraining(PretrainRequest(recipe="vae", smoke=True, out=tmp_path), ignore)
-    rows = [json.loads(line) for line in (tmp_path / "vae" / "vae.log.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "vae-seed0-smoke" / "vae.log.jsonl").read_text().splitlines()]
     assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
     assert note["figures"]["psnr_32px_db"] > 10.0
 
@@ -58,7 +60,7 @@ def test_a_paper_recipe_on_the_embedded_world_is_refused(tmp_path: Path) -> None
 
 
 def test_two_trainings_in_one_folder_are_refused(tmp_path: Path) -> None:
-    with folder_lock(tmp_path / "clip"), pytest.raises(RecordError, match="another training"):
+    with folder_lock(tmp_path / "clip-seed0-smoke"), pytest.raises(RecordError, match="another training"):
         run_pretraining(PretrainRequest(recipe="clip", smoke=True, out=tmp_path), ignore)
 
 
@@ -70,7 +72,7 @@ def test_numbers_out_of_range_are_refused(fields: dict[str, float]) -> None:
 
 def test_a_setting_without_effect_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     request = PretrainRequest(recipe="clip", smoke=True, fraction=0.5, vae=tmp_path, out=tmp_path)
-    with caplog.at_level(logging.WARNING), folder_lock(tmp_path / "clip"), pytest.raises(RecordError):
+    with caplog.at_level(logging.WARNING), folder_lock(tmp_path / "clip-seed0-smoke"), pytest.raises(RecordError):
         run_pretraining(request, ignore)
     assert "--vae has no effect" in caplog.text
     assert "--fraction (with --smoke) has no effect" in caplog.text
