@@ -82,3 +82,14 @@ def test_a_setting_without_effect_is_said(tmp_path: Path, caplog: pytest.LogCapt
 def test_an_unknown_protocol_is_refused_for_every_recipe(tmp_path: Path, recipe: str) -> None:
     with pytest.raises(ConfigError, match="unknown protocol"):
         run_pretraining(PretrainRequest(recipe=recipe, protocol="nonsense", out=tmp_path), ignore)
+
+
+def test_smoke_training_of_the_language_model(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    note = run_pretraining(PretrainRequest(recipe="lm", smoke=True, out=tmp_path), ignore)
+    assert note["figures"]["loss_last"] < note["figures"]["loss_first"]
+    folder = tmp_path / "lm-seed0-smoke"
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    assert len(tokenizer) == model.config.vocab_size
+    assert json.loads((folder / "lm.training.json").read_text())["data"] == "text of the garment world"
