@@ -99,7 +99,7 @@ def read_json(path: Path) -> Any:
         raise DataError(f"'{path.name}' cannot be read as JSON: {error}", where=str(path)) from error
 
 
-def _cut_torn_tail(path: Path) -> None:
+def cut_torn_tail(path: Path) -> None:
     """Removes a last line without a newline, so that the next row starts on a line of its own."""
     if not path.is_file() or path.stat().st_size == 0:
         return
@@ -142,7 +142,7 @@ def append_jsonl(path: Path, rows: Iterable[Any]) -> None:
     make_dir(path.parent)
     text = jsonl(rows)
     with writing(path):
-        _cut_torn_tail(path)
+        cut_torn_tail(path)
         with path.open("a", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()

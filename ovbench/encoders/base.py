@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
@@ -12,8 +13,19 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 Resample = Literal["bilinear", "bicubic"]
 Aspect = Literal["squash", "crop", "pad"]
+
+
+def check_device_name(device: str) -> None:
+    """Refuses a device that ovbench does not run on; whether it is there is asked when something is put on it.
+
+    Raises:
+        ConfigError: The name is not `cpu`, `cuda` or `cuda:N`.
+    """
+    if not _DEVICE.fullmatch(device):
+        raise ConfigError(f"unknown device '{device}'", where="--device", fix="use cpu, cuda or cuda:N")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

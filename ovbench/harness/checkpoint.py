@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
-from ovbench._base.errors import DataError
 from ovbench._base.files import atomic_write_bytes
 from ovbench._base.fingerprint import fingerprint
+from ovbench.encoders.modeling.weights_file import read_tensors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,12 +35,7 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         DataError: The file is missing, truncated or not safetensors.
     """
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise DataError(f"no such file '{path.name}'", where=str(path.parent)) from None
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"'{path.name}' is damaged: {error}", where=str(path)) from error
+    return read_tensors(path)[0]
 
 
 def collect(
@@ -95,9 +89,8 @@ def load_state(path: Path, *, recipe: object) -> TrainingState | None:
     """
     if not path.is_file():
         return None
-    tensors = load_tensors(path)
-    with safe_open(path, framework="pt") as stream:
-        header = json.loads((stream.metadata() or {}).get("ovbench", "{}"))
+    tensors, metadata = read_tensors(path)
+    header = json.loads(metadata.get("ovbench", "{}"))
     if header.get("recipe") != fingerprint(recipe):
         return None
     return TrainingState(tensors=tensors, step=int(header["step"]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +11,12 @@ from typing import Literal, cast
 from ovbench._base.errors import ConfigError
 from ovbench._base.files import make_dir
 from ovbench._base.names import lookup
+from ovbench.encoders.base import check_device_name
 from ovbench.encoders.registry import EncoderSpec, parse_encoder
 from ovbench.harness.protocols import Protocol, load_protocol
 from ovbench.tasks.base import TaskSpec
 from ovbench.tasks.load import load_suite, load_task, suite_names
+from ovbench.tasks.sources import check_limit
 
 DType = Literal["float32", "bfloat16", "float16"]
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -94,10 +95,7 @@ def plan_runs(
         raise ConfigError(
             "no encoder named", where="--encoder", fix="for instance: --encoder ovis3; see: ovbench encoders"
         )
-    if limit is not None and limit < 1:
-        raise ConfigError(
-            f"--limit must be 1 or more, got {limit}", where="--limit", fix="leave it out to ask everything"
-        )
+    check_limit(limit)
     for seed in seeds:
         if seed < 0:
             raise ConfigError(f"a seed must be 0 or more, got {seed}", where="--seed")
@@ -105,8 +103,7 @@ def plan_runs(
         raise ConfigError(f"--batch-size must be 1 or more, got {batch_size}", where="--batch-size")
     if dtype not in _DTYPES:
         raise ConfigError(f"unknown dtype '{dtype}'", where="--dtype", fix=f"use one of: {', '.join(_DTYPES)}")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise ConfigError(f"unknown device '{device}'", where="--device", fix="use cpu, cuda or cuda:N")
+    check_device_name(device)
     recipe = load_protocol(protocol)
     lookup(dict.fromkeys(suite_names(), None), suite, kind="suite", where="--suite")
     names = tuple(tasks) if tasks is not None else load_suite(suite, protocol)

@@ -12,9 +12,9 @@ from PIL import Image
 from ovbench._base.errors import ConfigError, DataError, DependencyError
 from ovbench._base.paths import asset
 from ovbench.encoders.base import Encoder, Tap
-from ovbench.encoders.modeling.frontend import read_safetensors
 from ovbench.encoders.modeling.frozen import weights_digest
 from ovbench.encoders.modeling.trunk import TrunkEncoder
+from ovbench.encoders.modeling.weights_file import read_weights
 from ovbench.encoders.registry import families, load_encoder
 from ovbench.harness.checkpoint import save_tensors
 
@@ -165,9 +165,9 @@ def test_weights_of_another_family_are_refused(other: str) -> None:
 
 
 def test_weights_that_read_other_channels_are_refused(tmp_path: Path) -> None:
-    tensors, config = read_safetensors(asset("encoders/clip-mini.safetensors"))
+    stored = read_weights(asset("encoders/clip-mini.safetensors"))
     path = tmp_path / "anonymous.safetensors"
-    save_tensors(path, tensors, {"config": json.dumps(config)})
+    save_tensors(path, stored.tensors, {"config": json.dumps(stored.config)})
     with pytest.raises(ConfigError, match="channels"):
         load_encoder(f"ovis3/mini:{path}")
 
@@ -184,9 +184,9 @@ def test_the_header_of_another_network_is_refused() -> None:
 
 
 def test_weights_trained_behind_another_vae_are_refused(tmp_path: Path) -> None:
-    tensors, config = read_safetensors(asset("encoders/ovis3-mini.safetensors"))
+    stored = read_weights(asset("encoders/ovis3-mini.safetensors"))
     path = tmp_path / "ovis3.safetensors"
-    save_tensors(path, tensors, {"config": json.dumps(config), "vae": "0" * 64})
+    save_tensors(path, stored.tensors, {"config": json.dumps(stored.config), "vae": "0" * 64})
     with pytest.raises(DataError, match="another VAE"):
         load_encoder(f"ovis3/mini:{path}")
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ovbench._base.errors import ConfigError, DataError
@@ -17,59 +13,9 @@ from ovbench._base.lazy import require
 from ovbench.encoders.modeling.tiny_vae import TinyVAE, TinyVAEConfig
 from ovbench.encoders.modeling.vae_base import FrontEnd
 from ovbench.encoders.modeling.vit import load_strict
+from ovbench.encoders.modeling.weights_file import build_config, read_weights
 
 M = TypeVar("M", bound=nn.Module)
-C = TypeVar("C")
-
-
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads tensors and the `config` of the header.
-
-    Raises:
-        DataError: The file is missing or damaged, or its header holds no configuration.
-    """
-    try:
-        with safe_open(path, framework="pt") as stream:
-            metadata = stream.metadata() or {}
-        tensors = load_file(path)
-    except FileNotFoundError:
-        raise DataError(f"no such weights file '{path.name}'", where=str(path.parent)) from None
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"'{path.name}' is damaged: {error}", where=str(path)) from error
-    if "config" not in metadata:
-        raise DataError(
-            f"'{path.name}' does not hold its architecture (no 'config' in the header)",
-            where=str(path),
-            fix="use a file written by: ovbench pretrain",
-        )
-    try:
-        config = json.loads(metadata["config"])
-    except json.JSONDecodeError as error:
-        raise DataError(f"the header of '{path.name}' cannot be read: {error}", where=str(path)) from error
-    return tensors, config
-
-
-def read_origin(path: Path) -> tuple[str | None, str | None]:
-    """Returns the recipe that a trunk was trained with and the digest of its VAE, as far as the header names them."""
-    with safe_open(path, framework="pt") as stream:
-        metadata = stream.metadata() or {}
-    return metadata.get("recipe"), metadata.get("vae")
-
-
-def build_config(kind: type[C], fields: Mapping[str, Any], *, where: str) -> C:
-    """Returns the configuration a header describes.
-
-    Raises:
-        DataError: The header describes another kind of network.
-    """
-    try:
-        return kind(**fields)
-    except TypeError as error:
-        raise DataError(
-            f"the header describes another kind of network than {kind.__name__.removesuffix('Config')}",
-            where=where,
-            fix="name weights that `ovbench pretrain` wrote for this family",
-        ) from error
 
 
 def freeze(module: M) -> M:
@@ -80,9 +26,9 @@ def freeze(module: M) -> M:
 
 def load_tiny_vae(path: Path) -> TinyVAE:
     """Returns the frozen miniature VAE of a weights file."""
-    tensors, config = read_safetensors(path)
-    vae = TinyVAE(build_config(TinyVAEConfig, config, where=str(path)))
-    load_strict(vae, tensors, where=str(path))
+    stored = read_weights(path)
+    vae = TinyVAE(build_config(TinyVAEConfig, stored.config, where=str(path)))
+    load_strict(vae, stored.tensors, where=str(path))
     freeze(vae)
     return vae
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict
 from hashlib import sha256
 from typing import TYPE_CHECKING, Self
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from ovbench._base.errors import ConfigError, DependencyError
 from ovbench._base.fingerprint import fingerprint
-from ovbench.encoders.base import EncoderInfo, Tap
+from ovbench.encoders.base import EncoderInfo, Tap, check_device_name
 from ovbench.encoders.modeling.frontend import freeze
 from ovbench.encoders.preprocess import resize, to_01
 
@@ -64,8 +63,7 @@ def weights_digest(*modules: nn.Module | None) -> str:
 
 def check_device(device: str) -> torch.device:
     """Returns the device, or says that it is not there; nothing is replaced silently."""
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise ConfigError(f"unknown device '{device}'", where="--device", fix="use cpu, cuda or cuda:N")
+    check_device_name(device)
     chosen = torch.device(device)
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise DependencyError(

@@ -16,10 +16,11 @@ from ovbench._base.fingerprint import fingerprint
 from ovbench._base.paths import asset
 from ovbench._base.seeding import derive
 from ovbench.encoders.base import EncoderInfo, Features, LoadRequest, PreprocessSpec, Tap
-from ovbench.encoders.modeling.frontend import build_config, load_tiny_vae, read_origin, read_safetensors
+from ovbench.encoders.modeling.frontend import load_tiny_vae
 from ovbench.encoders.modeling.frozen import FrozenEncoder, check_device, check_images, weights_digest
 from ovbench.encoders.modeling.vae_base import FrontEnd
 from ovbench.encoders.modeling.vit import OpenVisionViT, ViTConfig, load_strict
+from ovbench.encoders.modeling.weights_file import build_config, read_weights
 
 ADAPTER_VERSION = 1
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -139,16 +140,15 @@ def load_trunk(request: LoadRequest) -> TrunkEncoder:
         vit = untrained_trunk(int(request.options.get("seed", "0")))
     else:
         path = Path(request.source).expanduser() if request.source else asset(variant.weights)
-        tensors, config = read_safetensors(path)
-        vit = _build(config, tensors, where=str(path))
-        recipe, trained_behind = read_origin(path)
-        if recipe not in (None, request.family):
+        stored = read_weights(path)
+        vit = _build(stored.config, stored.tensors, where=str(path))
+        if stored.recipe not in (None, request.family):
             raise DataError(
-                f"these weights were trained with the recipe '{recipe}', not as '{request.family}'",
+                f"these weights were trained with the recipe '{stored.recipe}', not as '{request.family}'",
                 where=str(path),
-                fix=f"use --encoder {recipe}/{variant.name}:{path}",
+                fix=f"use --encoder {stored.recipe}/{variant.name}:{path}",
             )
-        if vae is not None and trained_behind not in (None, weights_digest(vae)):
+        if vae is not None and stored.vae not in (None, weights_digest(vae)):
             raise DataError(
                 f"these weights were trained behind another VAE than that of {request.family}/{variant.name}",
                 where=str(path),

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ovbench._base.errors import ConfigError, DataError, RecordError
-from ovbench._base.files import append_jsonl, atomic_write_bytes, read_jsonl
+from ovbench._base.files import append_jsonl, cut_torn_tail, read_jsonl, writing
 from ovbench._base.seeding import derive, torch_generator
 from ovbench.harness.training import Progress, no_progress
 from ovbench.harness.understanding.conversation import Tokenized, question_prompt, tokenize
@@ -164,9 +164,8 @@ def _kept(out: Path, samples: Sequence[Sample], shown: Sequence[str | None]) -> 
     """Reads the answers that are there; a line torn by a crash is cut off the file."""
     if not out.is_file():
         return []
-    content = out.read_bytes()
-    if not content.endswith(b"\n"):
-        atomic_write_bytes(out, content[: content.rfind(b"\n") + 1])
+    with writing(out):
+        cut_torn_tail(out)
     rows = read_jsonl(out)
     if len(rows) > len(samples):
         raise RecordError(

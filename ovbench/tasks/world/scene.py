@@ -74,14 +74,6 @@ class Scene:
         """The name of the image, unique within the world."""
         return f"{self.split}-{self.index:06d}"
 
-    def item_at(self, cell: int) -> Item | None:
-        """Returns the item in a cell, or None."""
-        return next((item for item in self.items if item.cell == cell), None)
-
-    def item_of(self, garment: str) -> Item | None:
-        """Returns the item of a garment, or None; garments are distinct within a scene."""
-        return next((item for item in self.items if item.garment == garment), None)
-
     @property
     def garments(self) -> frozenset[str]:
         """The garments that are in the scene."""

@@ -9,8 +9,9 @@ import torch
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.paths import asset
-from ovbench.encoders.modeling.frontend import load_frontend, load_tiny_vae, read_safetensors
+from ovbench.encoders.modeling.frontend import load_frontend, load_tiny_vae
 from ovbench.encoders.modeling.tiny_vae import TinyVAE, TinyVAEConfig
+from ovbench.encoders.modeling.weights_file import read_weights
 from ovbench.harness.checkpoint import save_tensors
 from ovbench.harness.pretraining.train_vae import measure
 from ovbench.tasks.world.draw import embedded_sprites
@@ -59,7 +60,7 @@ def test_a_file_without_its_architecture_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bare.safetensors"
     save_tensors(path, {"x": torch.zeros(1)})
     with pytest.raises(DataError, match="architecture"):
-        read_safetensors(path)
+        read_weights(path)
 
 
 def test_a_diffusers_vae_gives_the_scaled_mean_without_the_shift(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""Weights in safetensors files: one reader for encoders, VAEs and training states, and what a header can say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ovbench._base.errors import DataError
+
+C = TypeVar("C")
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Returns the tensors of a file and its header's metadata.
+
+    Raises:
+        DataError: The file is missing, truncated or not safetensors.
+    """
+    try:
+        with safe_open(path, framework="pt") as stream:
+            return {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise DataError(f"no such file '{path.name}'", where=str(path.parent)) from None
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"'{path.name}' is damaged: {error}", where=str(path)) from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredWeights:
+    """A weights file as `ovbench pretrain` writes it."""
+
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]  # fields of the architecture
+    recipe: str | None  # that the trunk was trained with; None where the header does not say
+    vae: str | None  # digest of the VAE that the trunk was trained behind; None without one
+
+
+def read_weights(path: Path) -> StoredWeights:
+    """Reads a weights file with the architecture in its header.
+
+    Raises:
+        DataError: The file is missing or damaged, or its header holds no readable configuration.
+    """
+    tensors, metadata = read_tensors(path)
+    if "config" not in metadata:
+        raise DataError(
+            f"'{path.name}' does not hold its architecture (no 'config' in the header)",
+            where=str(path),
+            fix="use a file written by: ovbench pretrain",
+        )
+    try:
+        config = json.loads(metadata["config"])
+    except json.JSONDecodeError as error:
+        raise DataError(f"the header of '{path.name}' cannot be read: {error}", where=str(path)) from error
+    return StoredWeights(tensors=tensors, config=config, recipe=metadata.get("recipe"), vae=metadata.get("vae"))
+
+
+def build_config(kind: type[C], fields: Mapping[str, Any], *, where: str) -> C:
+    """Returns the configuration a header describes.
+
+    Raises:
+        DataError: The header describes another kind of network.
+    """
+    try:
+        return kind(**fields)
+    except TypeError as error:
+        raise DataError(
+            f"the header describes another kind of network than {kind.__name__.removesuffix('Config')}",
+            where=where,
+            fix="name weights that `ovbench pretrain` wrote for this family",
+        ) from error
