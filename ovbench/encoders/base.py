@@ -35,6 +35,7 @@ class PreprocessSpec:
     size: tuple[int, int]  # (height, width) in pixels
     resample: Resample = "bicubic"
     aspect: Aspect = "squash"  # squash: exact size; crop: short side + centre crop; pad: to a square, then resize
+    short_side: int | None = None  # pixels of the short side before the centre crop of `crop`; None: that of `size`
     pad_colour: tuple[int, int, int] = (127, 127, 127)  # RGB 0…255, used by `pad`
     backend: Literal["pil"] = "pil"
 
@@ -69,10 +70,16 @@ class EncoderInfo:
     depth: int  # blocks
     num_prefix: int  # class and register tokens that the model puts in front
     patch_px: int  # pixels that one token covers along a side
+    mean: tuple[float, float, float]  # what the network reads is (images_01 - mean) / std, done inside `features`
+    std: tuple[float, float, float]
+    llm_tap: Tap  # of `llm_tokens`, where none is asked for
+    latent_tap: Tap  # of `latents`, where none is asked for
     num_params: int  # of the transformer
     num_params_frontend: int  # of a VAE in front of it; 0 without one
     weights_digest: str  # sha256 over names, types, shapes and bytes
     identity: str  # sha256 of everything that can change a feature, but for the tap
+    random_seed: int | None = None  # of seeded random weights; None: the weights were trained
+    supports_decode: bool = False  # `decode` turns latents back into pictures
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,11 +119,17 @@ class Encoder(Protocol):
         ...
 
     def llm_tokens(self, images_01: Tensor, tap: Tap | None = None) -> Tensor:
-        """Returns what LLaVA's projector reads: [B, N, C]."""
+        """Returns what LLaVA's projector reads, [B, N, C], in the network's dtype; None: `info.llm_tap`."""
         ...
 
-    def latents(self, images_01: Tensor, tap: Tap | None = None) -> Tensor:
-        """Returns what RAE's decoder and DiT see, not normalised by data statistics: float32 [B, C, h, w]."""
+    def latents(self, images_01: Tensor, tap: Tap | None = None, *, resize: bool = False) -> Tensor:
+        """Returns what RAE's decoder and DiT see, not normalised by data statistics: float32 [B, C, h, w].
+
+        Args:
+            images_01: float32 [B, 3, H, W] in [0, 1].
+            tap: Layer and norm; None: `info.latent_tap`.
+            resize: Bring pictures of another size to the encoder's first, as RAE does (`preprocess.resize_for`).
+        """
         ...
 
     def fingerprint(self, tap: Tap | None = None) -> str:

@@ -74,6 +74,10 @@ class TrunkEncoder(FrozenEncoder):
             depth=config.layers,
             num_prefix=1,
             patch_px=config.patch_size * downsampling,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            llm_tap=Tap(),
+            latent_tap=Tap(norm="layernorm", eps=1e-6),
             num_params=sum(p.numel() for p in vit.parameters()),
             num_params_frontend=0 if vae is None else sum(p.numel() for p in vae.parameters()),
             weights_digest=digest,
@@ -111,8 +115,9 @@ class TrunkEncoder(FrozenEncoder):
         features = self.features(images_01, tap)
         return features.tokens if features.prefix is None else torch.cat([features.prefix, features.tokens], dim=1)
 
-    def latents(self, images_01: Tensor, tap: Tap | None = None) -> Tensor:
+    def latents(self, images_01: Tensor, tap: Tap | None = None, *, resize: bool = False) -> Tensor:
         """Returns float32 [B, C, h, w]; by default h[L] after a LayerNorm without affine, eps 1e-6."""
+        del resize
         tokens = self.features(images_01, tap or Tap(norm="layernorm", eps=1e-6)).tokens
         rows, columns = self._info.grid
         return tokens.float().transpose(1, 2).reshape(len(tokens), -1, rows, columns).contiguous()

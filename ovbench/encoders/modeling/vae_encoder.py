@@ -36,6 +36,11 @@ class VAEEncoder(FrozenEncoder):
             depth=0,
             num_prefix=0,
             patch_px=vae.downsampling,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            llm_tap=Tap(),
+            latent_tap=Tap(),
+            supports_decode=True,
             num_params=0,
             num_params_frontend=sum(p.numel() for p in vae.parameters()),
             weights_digest=digest,
@@ -69,8 +74,9 @@ class VAEEncoder(FrozenEncoder):
             fix="choose another encoder for --suite understanding; see: ovbench encoders",
         )
 
-    def latents(self, images_01: Tensor, tap: Tap | None = None) -> Tensor:
+    def latents(self, images_01: Tensor, tap: Tap | None = None, *, resize: bool = False) -> Tensor:
         """Returns the scaled posterior means, float32 [B, Z, h, w]."""
+        del resize
         tokens = self.features(images_01, tap).tokens
         rows, columns = self._info.grid
         return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns).contiguous()
