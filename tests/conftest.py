@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ovbench._base.torchvision_shim import allow_torchvision
+
+allow_torchvision()  # tests import transformers, diffusers and timm by themselves, which import torchvision
 GOLDEN = Path(__file__).parent / "golden"
 
 

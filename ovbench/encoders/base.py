@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from ovbench._base.errors import ConfigError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 Resample = Literal["bilinear", "bicubic"]
 Aspect = Literal["squash", "crop", "pad"]
+DType = Literal["float32", "bfloat16", "float16"]
 
 
 def check_device_name(device: str) -> None:
@@ -137,36 +138,73 @@ class Encoder(Protocol):
         ...
 
 
+Origin = Literal["embedded", "hub", "untrained", "given"]
+Triple = tuple[float, float, float]
+
+
+class Normalisation(NamedTuple):
+    """What is subtracted from pictures in [0, 1], and what they are divided by, per channel."""
+
+    mean: Triple
+    std: Triple
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """One set of weights of a family, and all that a table must say about it."""
+    """One set of weights of a family, and all that a table must say about it.
+
+    Zero counts and an empty grid mean "it depends on the weights", which only the generic families (`given`) may say.
+    """
 
     name: str  # after the slash: `mini`, `base-256`
     title: str  # for people
-    protocol: str  # the protocol whose default it is
-    weights: str  # embedded file, or `untrained`
-    frontend: str = ""  # embedded file of the VAE in front; empty without one
+    protocol: str = ""  # the protocol whose default it is; empty: it must be named
+    origin: Origin = "hub"
+    weights: str = ""  # embedded file, or hub id `owner/repository[/folder]`
+    revision: str = ""  # commit of the hub repository, 40 hex digits; empty: none is known, one must be given
+    frontend: str = ""  # embedded file or hub id of the VAE in front; empty without one
+    frontend_revision: str = ""
     licence: str
     training_data: str
     objective: str
     resolution_px: int
     num_tokens: int
     dim: int
+    depth: int = 0  # blocks
+    num_prefix: int = 0  # class and register tokens
+    num_params: int = 0  # of the transformer; for a VAE, of encoder and decoder
+    num_params_frontend: int = 0
     citation: str
     for_understanding: bool = True  # a VAE alone is not offered to a language model
     control: bool = False  # stands in every table to be beaten
+    architecture: Mapping[str, Any] = field(default_factory=dict)  # the library's own configuration, without weights
+    input: PreprocessSpec | None = None  # used where the weights' folder does not say it
+    normalisation: Normalisation | None = None  # likewise
+    llm_tap: Tap = Tap()  # what a LLaVA reads by default
+    latent_tap: Tap = Tap(norm="layernorm")  # what RAE reads by default
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """An encoder family: one file in this folder."""
+    """An encoder family: one file in this folder, or one entry point of another package."""
 
     key: str
     title: str
     aliases: tuple[str, ...] = ()
     variants: tuple[Variant, ...]
     load: Callable[[LoadRequest], Encoder]
-    options: Mapping[str, str] = field(default_factory=dict)  # option → what it does
+    options: Mapping[str, str] = field(default_factory=dict)  # option → what it does, beside COMMON_OPTIONS
+    provider: str = "ovbench"  # the package that it comes from
+
+
+COMMON_OPTIONS: Mapping[str, str] = {
+    "weights": "random:SEED builds the architecture with seeded, untrained weights",
+    "layer": "layer that a language model reads: a number (-2 is the last but one) or final",
+    "norm": "native, none or layernorm, at that layer",
+    "size": "input side in pixels; another than the weights' own interpolates the positions",
+    "aspect": "squash, crop or pad: how a picture that is no square becomes one",
+    "dtype": "float32, bfloat16 or float16, in place of --dtype",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,7 +213,17 @@ class LoadRequest:
 
     family: str
     variant: Variant
-    source: str | None = None  # a local file in place of the variant's own weights
-    options: Mapping[str, str] = field(default_factory=dict)
+    source: str | None = None  # local file or folder, or hub id, in place of the variant's own weights
+    revision: str | None = None  # commit of `source`, where it is a hub id
+    options: Mapping[str, str] = field(default_factory=dict)  # the family's own
+    random_seed: int | None = None  # seeded, untrained weights
+    llm_tap: Tap | None = None  # in place of the variant's
+    size: int | None = None  # pixels
+    aspect: Aspect | None = None
     device: str = "cpu"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: DType = "float32"
+
+    @property
+    def name(self) -> str:
+        """`family/variant`."""
+        return f"{self.family}/{self.variant.name}"

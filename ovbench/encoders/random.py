@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ovbench._base.errors import ConfigError
-from ovbench.encoders.base import Encoder, Family, LoadRequest, Variant
+from ovbench.encoders.base import Encoder, Family, LoadRequest, Tap, Variant
 
 
 def _load(request: LoadRequest) -> Encoder:
@@ -30,13 +30,17 @@ FAMILIES = (
                 name="mini",
                 title="miniature trunk on pixels, never trained",
                 protocol="mini",
-                weights="untrained",
+                origin="untrained",
                 licence="Apache-2.0",
                 training_data="none",
                 objective="none",
                 resolution_px=64,
                 num_tokens=64,
                 dim=128,
+                depth=4,
+                num_prefix=1,
+                num_params=842_752,
+                latent_tap=Tap(norm="layernorm", eps=1e-6),
                 citation="none: a control",
                 control=True,
             ),

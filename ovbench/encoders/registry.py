@@ -1,22 +1,30 @@
-"""Finds encoders: families by listing this folder, and one encoder by its spec string."""
+"""Finds encoders: families by listing this folder and other packages' entry points, one encoder by its spec string."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, cast
 from urllib.parse import parse_qsl
 
 from ovbench._base.errors import ConfigError
 from ovbench._base.names import unknown
-from ovbench.encoders.base import Encoder, Family, LoadRequest, Variant
+from ovbench.encoders.base import COMMON_OPTIONS, Aspect, DType, Encoder, Family, LoadRequest, Tap, Variant
+from ovbench.encoders.plugins import find_plugins, load_plugin, registered
 
-_NOT_FAMILIES = {"base", "registry", "preprocess", "modeling"}
+_NOT_FAMILIES = {"base", "registry", "plugins", "preprocess", "processor_json", "images", "vae_configs", "modeling"}
 _LISTING = "ovbench encoders"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w./-]+)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_DTYPES: Mapping[str, DType] = {
+    "float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16", "float16": "float16",
+    "fp16": "float16",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +34,7 @@ class EncoderSpec:
     text: str
     family: Family
     variant: Variant
-    source: str | None = None
+    source: str | None = None  # absolute path, or hub id
     revision: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
 
@@ -43,10 +51,42 @@ class EncoderSpec:
         options = "&".join(f"{key}={value}" for key, value in sorted(self.options.items()))
         return self.name + tail + (f"?{options}" if options else "")
 
+    @property
+    def random_seed(self) -> int | None:
+        """Seed of untrained weights; None: trained ones are asked for."""
+        value = self.options.get("weights", "")
+        return int(value.removeprefix("random:")) if value.startswith("random:") else None
+
+    @property
+    def llm_tap(self) -> Tap | None:
+        """The tap that the options ask for; None where they say nothing of it."""
+        if not {"layer", "norm"} & set(self.options):
+            return None
+        layer = self.options.get("layer", "final")
+        norm = cast(Any, self.options.get("norm", "native"))  # Tap checks it
+        return Tap(layer="final" if layer == "final" else int(layer), norm=norm)
+
+    @property
+    def origin(self) -> str:
+        """Where the weights come from, in a few words."""
+        if self.random_seed is not None:
+            return f"UNTRAINED weights, seed {self.random_seed}"
+        if self.source:
+            return f"{self.source}@{self.revision}" if self.revision else self.source
+        match self.variant.origin:
+            case "untrained":
+                return "untrained"
+            case "embedded":
+                return "embedded weights"
+            case "hub":
+                return f"{self.variant.weights}@{self.variant.revision[:12] or '(no revision)'}"
+            case "given":
+                return "weights of the adapter"
+
 
 @cache
-def families() -> dict[str, Family]:
-    """Returns the families by key; imports the adapter files, which import no torch."""
+def built_in_families() -> dict[str, Family]:
+    """Returns the families of this folder by key; imports the adapter files, which import no torch."""
     found: dict[str, Family] = {}
     names: dict[str, str] = {}
     for module in sorted(entry.name for entry in pkgutil.iter_modules([str(Path(__file__).parent)])):
@@ -55,66 +95,162 @@ def families() -> dict[str, Family]:
         for family in importlib.import_module(f"ovbench.encoders.{module}").FAMILIES:
             for name in (family.key, *family.aliases):
                 if name in names:
-                    raise ConfigError(
-                        f"the encoder name '{name}' is taken twice, by {names[name]}.py and {module}.py",
-                        where="ovbench/encoders",
-                        fix="rename one of them",
-                    )
+                    raise _taken_twice(name, f"{names[name]}.py", f"{module}.py")
                 names[name] = module
             found[family.key] = family
     return found
 
 
-def _by_name() -> dict[str, Family]:
-    return {name: family for family in families().values() for name in (family.key, *family.aliases)}
+def _taken_twice(name: str, first: str, second: str) -> ConfigError:
+    return ConfigError(
+        f"the encoder name '{name}' is taken twice, by {first} and {second}",
+        where="encoders",
+        fix="rename one of them, or uninstall one of the packages",
+    )
+
+
+def families() -> dict[str, Family]:
+    """Returns all families that are known without importing anybody's plug-in: built-in and registered ones."""
+    return {**built_in_families(), **_registered()}
+
+
+def _registered() -> dict[str, Family]:
+    taken = _names(built_in_families())
+    for key, family in registered().items():
+        for name in (key, *family.aliases):
+            if name in taken:
+                raise _taken_twice(name, "ovbench", family.provider)
+    return registered()
+
+
+def _names(table: Mapping[str, Family]) -> dict[str, Family]:
+    return {name: family for family in table.values() for name in (family.key, *family.aliases)}
+
+
+def plugin_names() -> dict[str, str]:
+    """Returns the keys of other packages' entry points with the package of each; imports none of them.
+
+    Raises:
+        ConfigError: A key is taken by ovbench or by two packages.
+    """
+    taken = _names(built_in_families())
+    found: dict[str, str] = {}
+    for key, provider in find_plugins():
+        if key in taken or key in found:
+            raise _taken_twice(key, found.get(key, "ovbench"), provider)
+        found[key] = provider
+    return found
+
+
+def find_family(name: str, *, where: str = "--encoder") -> Family:
+    """Returns a family by key or alias; imports a plug-in only where its own name is asked for.
+
+    Raises:
+        ConfigError: An unknown name, with a suggestion; or a name that is taken twice.
+        DependencyError: The plug-in of that name cannot be imported.
+    """
+    table = _names(families())
+    plugins = plugin_names()
+    if name in table:
+        return table[name]
+    if name in plugins:
+        return load_plugin(name)
+    raise unknown("encoder", name, {**table, **plugins}, where=where, listing=_LISTING)
 
 
 def parse_encoder(text: str, *, protocol: str = "mini", where: str = "--encoder") -> EncoderSpec:
     """Parses a spec string; without a variant the protocol's default variant of the family is taken.
 
     Raises:
-        ConfigError: Unknown family, variant or option (with a suggestion), or a family without a variant for the
-            protocol.
+        ConfigError: Unknown family, variant or option (with a suggestion), a bad value, a hub id without a commit, or
+            a family without a variant for the protocol.
     """
     path, _, source = text.partition(":")
     query = revision = ""
     if not Path(source).expanduser().is_file():  # a file's name may hold '@' and '?'
         head, _, query = text.partition("?")
         path, _, source = head.partition(":")
-        source, _, revision = source.partition("@")
+        if not Path(source).expanduser().exists():
+            source, _, revision = source.partition("@")
     key, _, variant_name = path.partition("/")
-    table = _by_name()
-    if key.lower() not in table:
-        raise unknown("encoder", key, table, where=where, listing=_LISTING)
-    family = table[key.lower()]
-    variants = {variant.name: variant for variant in family.variants}
-    if variant_name:
-        if variant_name not in variants:
-            raise unknown(f"variant of {family.key}", variant_name, variants, where=where, listing=_LISTING)
-        variant = variants[variant_name]
-    else:
-        fitting = [variant for variant in family.variants if variant.protocol == protocol]
-        if not fitting:
-            raise ConfigError(
-                f"the encoder '{family.key}' has no default variant for the protocol '{protocol}'",
-                where=where,
-                fix=f"name one: {', '.join(f'{family.key}/{name}' for name in variants)}",
-            )
-        variant = fitting[0]
+    family = find_family(key.lower(), where=where)
     options = dict(parse_qsl(query, keep_blank_values=True))
-    for option in options:
-        if option not in family.options:
-            if not family.options:
-                raise ConfigError(f"the encoder '{family.key}' takes no options, got '{option}'", where=where)
-            raise unknown(f"option of {family.key}", option, family.options, where=where)
+    _check_options(family, options, where)
+    source, revision = _check_source(source, revision, text, where)
     return EncoderSpec(
         text=text,
         family=family,
-        variant=variant,
-        source=str(Path(source).expanduser().resolve()) if source else None,
+        variant=_choose_variant(family, variant_name, protocol, where),
+        source=source or None,
         revision=revision or None,
         options=options,
     )
+
+
+def _choose_variant(family: Family, name: str, protocol: str, where: str) -> Variant:
+    variants = {variant.name: variant for variant in family.variants}
+    if name:
+        if name not in variants:
+            raise unknown(f"variant of {family.key}", name, variants, where=where, listing=_LISTING)
+        return variants[name]
+    fitting = [variant for variant in family.variants if variant.protocol == protocol]
+    if not fitting and len(variants) == 1:
+        fitting = list(family.variants)
+    if not fitting:
+        raise ConfigError(
+            f"the encoder '{family.key}' has no default variant for the protocol '{protocol}'",
+            where=where,
+            fix=f"name one: {', '.join(f'{family.key}/{each}' for each in variants)}",
+        )
+    return fitting[0]
+
+
+def _check_options(family: Family, options: Mapping[str, str], where: str) -> None:
+    known = {**COMMON_OPTIONS, **family.options}
+    for option, value in options.items():
+        if option not in known and "*" not in known:
+            raise unknown(f"option of {family.key}", option, known, where=where)
+        if option in family.options or option not in COMMON_OPTIONS:
+            continue  # checked by the family
+        pattern, wanted = _VALUES[option]
+        if not re.fullmatch(pattern, value):
+            raise ConfigError(f"the option '{option}' cannot be '{value}'", where=where, fix=f"use {wanted}")
+
+
+_VALUES = {
+    "weights": (r"random:\d{1,9}", "weights=random:SEED with a whole number, e.g. weights=random:0"),
+    "layer": (r"final|-?\d{1,4}", "layer=final or a number, e.g. layer=-2"),
+    "norm": (r"native|none|layernorm", "norm=native, norm=none or norm=layernorm"),
+    "size": (r"[1-9]\d{0,4}", "a number of pixels, e.g. size=224"),
+    "aspect": (r"squash|crop|pad", "aspect=squash, aspect=crop or aspect=pad"),
+    "dtype": ("|".join(_DTYPES), f"one of: {', '.join(_DTYPES)}"),
+}
+
+
+def _check_source(source: str, revision: str, text: str, where: str) -> tuple[str, str]:
+    """Returns the absolute path, or the hub id with its commit."""
+    if not source:
+        if revision:
+            raise ConfigError(f"'{text}' names a revision of nothing", where=where, fix="write key/variant:source@…")
+        return "", ""
+    path = Path(source).expanduser()
+    looks_local = path.exists() or source.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(source)
+    if looks_local:
+        if revision:
+            raise ConfigError(
+                f"'{text}' names a revision, and local weights have none",
+                where=where,
+                fix="leave out what follows the '@'",
+            )
+        return str(path.resolve()), ""
+    if not _COMMIT.fullmatch(revision):
+        raise ConfigError(
+            f"the hub id '{source}' needs the commit of its repository, got '{revision or 'none'}'",
+            where=where,
+            fix=f"write {source}@ and the 40 hex digits of the commit: a branch or a tag can move "
+            f"(there is no local file or folder '{source}')",
+        )
+    return source, revision
 
 
 def load_encoder(
@@ -122,7 +258,7 @@ def load_encoder(
     *,
     protocol: str = "mini",
     device: str = "cpu",
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    dtype: DType = "float32",
 ) -> Encoder:
     """Returns a frozen encoder.
 
@@ -130,25 +266,37 @@ def load_encoder(
         spec: A spec string such as `clip/mini`, or a parsed one.
         protocol: Decides the default variant of a bare family name.
         device: Where it runs.
-        dtype: Of the transformer; norms and a VAE stay in float32.
+        dtype: Of the transformer; norms and a VAE stay in float32. The spec's own option `dtype` comes first.
 
     Raises:
         ConfigError: An unknown name or option.
         DataError: Weights that are missing, damaged or of another architecture.
+        DependencyError: A library of the adapter, or the device, is not there.
     """
     parsed = parse_encoder(spec, protocol=protocol) if isinstance(spec, str) else spec
-    if parsed.revision is not None:
-        raise ConfigError(
-            f"'{parsed.text}' names a revision, and local weights have none",
-            where="--encoder",
-            fix="leave out what follows the '@'",
+    options = dict(parsed.options)
+    common = {
+        name: options.pop(name) for name in COMMON_OPTIONS if name in options and name not in parsed.family.options
+    }
+    return parsed.family.load(
+        LoadRequest(
+            family=parsed.family.key,
+            variant=parsed.variant,
+            source=parsed.source,
+            revision=parsed.revision,
+            options=options,
+            random_seed=parsed.random_seed if "weights" in common else None,
+            llm_tap=parsed.llm_tap,
+            size=int(common["size"]) if "size" in common else None,
+            aspect=cast(Aspect | None, common.get("aspect")),
+            device=device,
+            dtype=_DTYPES[common["dtype"]] if "dtype" in common else dtype,
         )
-    request = LoadRequest(
-        family=parsed.family.key,
-        variant=parsed.variant,
-        source=parsed.source,
-        options=parsed.options,
-        device=device,
-        dtype=dtype,
     )
-    return parsed.family.load(request)
+
+
+def with_options(spec: EncoderSpec, **options: str) -> EncoderSpec:
+    """Returns the spec with options added or replaced, e.g. `weights="random:0"`."""
+    merged = {**spec.options, **options}
+    _check_options(spec.family, merged, "options")
+    return replace(spec, options=merged)

@@ -56,9 +56,7 @@ class Plan:
         first = self.jobs[0]
         weights = []
         for job in self.jobs:
-            variant = job.encoder.variant
-            origin = job.encoder.source or ("untrained" if variant.weights == "untrained" else "embedded weights")
-            text = f"{job.encoder.name} ({origin})"
+            text = f"{job.encoder.name} ({job.encoder.origin})"
             if text not in weights:
                 weights.append(text)
         seeds = ", ".join(str(seed) for seed in dict.fromkeys(job.seed for job in self.jobs))

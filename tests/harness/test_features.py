@@ -10,7 +10,7 @@ import torch
 
 from ovbench._base.errors import DataError
 from ovbench.encoders.base import Tap
-from ovbench.encoders.modeling.trunk import TrunkEncoder
+from ovbench.encoders.modeling.tokens import TokenEncoder
 from ovbench.encoders.registry import load_encoder
 from ovbench.harness.features import FeatureStore, encode_images
 
@@ -41,9 +41,9 @@ def test_the_batch_size_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_features_that_are_nan_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: TrunkEncoder, images: torch.Tensor, tap: Tap | None = None) -> torch.Tensor:
+    def broken(self: TokenEncoder, images: torch.Tensor, tap: Tap | None = None) -> torch.Tensor:
         return torch.full((len(images), 64, 128), float("nan"))
 
-    monkeypatch.setattr(TrunkEncoder, "llm_tokens", broken)
+    monkeypatch.setattr(TokenEncoder, "llm_tokens", broken)
     with pytest.raises(DataError, match="NaN"):
         encode_images(load_encoder("random"), IDS, image, tmp_path)

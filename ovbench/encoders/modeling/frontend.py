@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -10,10 +11,13 @@ from torch import Tensor, nn
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.lazy import require
+from ovbench.encoders.base import LoadRequest
+from ovbench.encoders.modeling.sources import find_file, hub_folder, read_json_file, read_state, seeded
 from ovbench.encoders.modeling.tiny_vae import TinyVAE, TinyVAEConfig
 from ovbench.encoders.modeling.vae_base import FrontEnd
 from ovbench.encoders.modeling.vit import load_strict
 from ovbench.encoders.modeling.weights_file import build_config, read_weights
+from ovbench.encoders.vae_configs import FLUX_VAE
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -34,16 +38,22 @@ def load_tiny_vae(path: Path) -> TinyVAE:
 
 
 class DiffusersVAE(FrontEnd):
-    """A diffusers `AutoencoderKL` behind the two calls that ovbench needs.
+    """A diffusers `AutoencoderKL` behind the calls that ovbench needs, in float32.
 
-    Contract: latents are the posterior mean times `scaling_factor`, in float32, and the shift is left out, as
-    OpenVision 3's script does it (src/convert_upload/openvision3_test.py) and unlike FLUX's own pipeline.
+    Contract: latents are the posterior mean times `scaling_factor`. The shift is subtracted first only where it is asked
+    for: OpenVision 3's script leaves it out (src/convert_upload/openvision3_test.py), FLUX's own pipeline does not.
+
+    Args:
+        vae: The autoencoder.
+        latent_shift: Subtract `shift_factor`, where the VAE has one.
     """
 
-    def __init__(self, vae: Any) -> None:
+    def __init__(self, vae: Any, *, latent_shift: bool = False) -> None:
         super().__init__()
         self.vae: Any = vae
         self.scaling_factor = float(vae.config.scaling_factor)
+        self.latent_shift = latent_shift
+        self.shift = float(vae.config.get("shift_factor") or 0.0) if latent_shift else 0.0
 
     @property
     def downsampling(self) -> int:
@@ -56,22 +66,108 @@ class DiffusersVAE(FrontEnd):
         return int(self.vae.config.latent_channels)
 
     def describe(self) -> dict[str, Any]:
-        """Returns what decides the latents."""
-        return {"class": "AutoencoderKL", "latent_shift": False, "scaling_factor": self.scaling_factor}
+        """Returns what decides the latents, but for the weights."""
+        names = ("block_out_channels", "layers_per_block", "norm_num_groups", "act_fn", "mid_block_add_attention")
+        return {
+            "class": "AutoencoderKL",
+            "architecture": {name: self.vae.config.get(name) for name in names},
+            "latent_channels": self.latent_channels,
+            "latent_shift": self.latent_shift,
+            "posterior": "mean",
+            "scaling_factor": self.scaling_factor,
+            "shift_factor": self.shift,
+        }
 
     def encode(self, images_pm1: Tensor) -> Tensor:
         """Turns images [B, 3, H, W] in [-1, 1] into latents [B, Z, H/8, W/8]."""
         with torch.autocast(images_pm1.device.type, enabled=False):
-            return self.vae.encode(images_pm1.float()).latent_dist.mode() * self.scaling_factor
+            return (self.vae.encode(images_pm1.float()).latent_dist.mode() - self.shift) * self.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """Turns latents [B, Z, h, w] into images [B, 3, 8h, 8w], about [-1, 1]."""
         with torch.autocast(latents.device.type, enabled=False):
-            return self.vae.decode(latents.float() / self.scaling_factor).sample
+            return self.vae.decode(latents.float() / self.scaling_factor + self.shift).sample
+
+
+_VAE_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+_OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+
+def load_diffusers_vae(folder: Path) -> Any:
+    """Returns the `AutoencoderKL` of a diffusers folder: `config.json` and `diffusion_pytorch_model.*`, loaded strictly.
+
+    Raises:
+        DataError: Files are missing or damaged, or are of another kind of network.
+        DependencyError: diffusers is not installed.
+    """
+    document = read_json_file(folder / "config.json", fix="name a diffusers VAE folder")
+    vae = build_diffusers_vae(document, where=str(folder / "config.json"))
+    weights = find_file(folder, _VAE_FILES)
+    state = {_new_name(key): value for key, value in read_state(weights).items()}
+    load_strict(vae, state, where=str(weights))
+    return vae
+
+
+def _new_name(key: str) -> str:
+    """Returns today's name of an attention weight: files before diffusers 0.18, as SD's VAEs, have the older ones."""
+    if ".mid_block.attentions." in key:
+        for old, new in _OLD_ATTENTION.items():
+            key = key.replace(old, new)
+    return key
+
+
+def build_diffusers_vae(config: Mapping[str, Any], *, where: str) -> Any:
+    """Returns an `AutoencoderKL` with the weights of its constructor.
+
+    Raises:
+        DataError: The configuration is of another class, or cannot be used.
+        DependencyError: diffusers is not installed.
+    """
+    diffusers = require("diffusers", extra="offline", purpose="a VAE of diffusers")
+    kind = config.get("_class_name", "AutoencoderKL")
+    if kind != "AutoencoderKL":
+        raise DataError(f"the configuration is of a {kind}, not of an AutoencoderKL", where=where)
+    fields = {key: value for key, value in config.items() if not key.startswith("_")}
+    if "latent_channels" not in fields or "scaling_factor" not in fields:
+        raise DataError(
+            "the configuration does not give latent_channels and scaling_factor",
+            where=where,
+            fix="use the config.json of the VAE's folder",
+        )
+    try:
+        return diffusers.AutoencoderKL(**fields)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the VAE's configuration cannot be used: {error}", where=where) from error
+
+
+def diffusers_frontend(request: LoadRequest, *, latent_shift: bool) -> DiffusersVAE:
+    """Returns the frozen VAE in front of a released encoder.
+
+    It is the one that the option `vae` names (a folder, or a hub id with its commit), else the variant's own; under
+    `weights=random:SEED` the variant's architecture with seeded weights, unless a VAE is named.
+
+    Raises:
+        ConfigError, DataError, DependencyError: It cannot be found, read or built.
+    """
+    variant, named = request.variant, request.options.get("vae")
+    if named is None and request.random_seed is not None:
+        seed = request.random_seed
+        vae = seeded(lambda: build_diffusers_vae(FLUX_VAE, where=request.name), seed)
+    elif named is None:
+        vae = load_diffusers_vae(hub_folder(variant.frontend, variant.frontend_revision, name=f"{request.name}?vae="))
+    else:
+        path, (source, _, revision) = Path(named).expanduser(), named.partition("@")
+        if path.is_dir():
+            vae = load_diffusers_vae(path)
+        elif revision:
+            vae = load_diffusers_vae(hub_folder(source, revision, name=f"{request.name}?vae="))
+        else:
+            raise DataError(f"no such folder '{named}'", where="?vae=", fix="name a diffusers VAE folder, or ID@COMMIT")
+    return freeze(DiffusersVAE(vae, latent_shift=latent_shift))
 
 
 def load_frontend(kind: Literal["pixels", "tiny-vae", "flux-vae"], source: Path | None) -> FrontEnd | None:
-    """Returns the frozen front end of a trunk; None for a trunk that reads pixels.
+    """Returns the frozen front end of a trunk in training; None for a trunk that reads pixels.
 
     Args:
         kind: What the trunk reads.
@@ -88,11 +184,4 @@ def load_frontend(kind: Literal["pixels", "tiny-vae", "flux-vae"], source: Path 
         raise ConfigError("this recipe reads VAE latents, and no VAE was named", where="--vae")
     if kind == "tiny-vae":
         return load_tiny_vae(source)
-    diffusers = require("diffusers", extra="offline", purpose="the FLUX VAE")
-    try:
-        vae = diffusers.AutoencoderKL.from_pretrained(str(source), local_files_only=True, torch_dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"cannot load the VAE: {error}", where=str(source), fix="name a diffusers VAE folder"
-        ) from error
-    return freeze(DiffusersVAE(vae))
+    return freeze(DiffusersVAE(load_diffusers_vae(source)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from abc import abstractmethod
+from dataclasses import asdict, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Self
 
@@ -11,22 +12,27 @@ from torch import Tensor, nn
 
 from ovbench._base.errors import ConfigError, DependencyError
 from ovbench._base.fingerprint import fingerprint
-from ovbench.encoders.base import EncoderInfo, Tap, check_device_name
+from ovbench.encoders.base import EncoderInfo, Features, Tap, check_device_name
 from ovbench.encoders.modeling.frontend import freeze
-from ovbench.encoders.preprocess import resize, to_01
+from ovbench.encoders.preprocess import resize, resize_for, to_01
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
 class FrozenEncoder(nn.Module):
-    """The part of the encoder contract that does not depend on the network."""
+    """The part of the encoder contract that does not depend on the network.
+
+    A subclass calls `_seal` at the end of its constructor and implements `features`.
+    """
 
     _info: EncoderInfo
+    _device: torch.device
 
     def _seal(self, info: EncoderInfo, device: torch.device) -> None:
         """Ends construction: states the facts, freezes every parameter, moves to the device."""
         self._info = info
+        self._device = device
         freeze(self)
         self.to(device)
 
@@ -47,6 +53,31 @@ class FrozenEncoder(nn.Module):
     def fingerprint(self, tap: Tap | None = None) -> str:
         """Returns sha256 of identity and tap."""
         return fingerprint({"identity": self._info.identity, "tap": asdict(tap or Tap())})
+
+    @abstractmethod
+    def features(self, images_01: Tensor, tap: Tap | None = None) -> Features:
+        """Runs the network; see `ovbench.encoders.base.Encoder.features`."""
+
+    @abstractmethod
+    def _run(self, images_01: Tensor, tap: Tap) -> Features:
+        """Runs the network on images of the right size, whatever their values: a bicubic resize can leave [0, 1]."""
+
+    def llm_tokens(self, images_01: Tensor, tap: Tap | None = None) -> Tensor:
+        """Returns tokens [B, N, C] in the network's dtype, class and register tokens in front where the tap says so."""
+        features = self.features(images_01, tap or self._info.llm_tap)
+        return features.tokens if features.prefix is None else torch.cat([features.prefix, features.tokens], dim=1)
+
+    @torch.no_grad()
+    def latents(self, images_01: Tensor, tap: Tap | None = None, *, resize: bool = False) -> Tensor:
+        """Returns float32 [B, C, h, w]: tokens transposed and reshaped, nothing else."""
+        tap = replace(tap or self._info.latent_tap, prefix=False)
+        if resize and tuple(images_01.shape[-2:]) != self._info.input.size:
+            check_range(images_01)
+            tokens = self._run(resize_for(images_01.to(self._device), self._info.input.size), tap).tokens
+        else:
+            tokens = self.features(images_01, tap).tokens
+        rows, columns = self._info.grid
+        return tokens.float().transpose(1, 2).reshape(len(tokens), -1, rows, columns).contiguous()
 
 
 def weights_digest(*modules: nn.Module | None) -> str:
@@ -92,8 +123,19 @@ def check_images(images_01: Tensor, size: tuple[int, int]) -> None:
             where="Encoder.features",
             fix="use Encoder.prepare on each picture",
         )
+    check_range(images_01)
+
+
+def check_range(images_01: Tensor) -> None:
+    """Refuses an empty batch, integers, and values outside [-0.01, 1.01], which hint at a double normalisation."""
     if len(images_01) == 0:
         raise ConfigError("no images in the batch", where="Encoder.features")
+    if not images_01.is_floating_point():
+        raise ConfigError(
+            f"images must be floating point in [0, 1], got {images_01.dtype}",
+            where="Encoder.features",
+            fix="divide uint8 pictures by 255, as Encoder.prepare does",
+        )
     low, high = (float(value) for value in images_01.aminmax())
     if not (low >= -0.01 and high <= 1.01):  # also catches NaN
         raise ConfigError(

@@ -1,152 +1,109 @@
-"""The adapter of every encoder whose network is OpenVision's ViT: on pixels, or behind a VAE."""
+"""OpenVision encoders: the ViT of `vit.py` on pixels or behind a VAE, embedded, released, or untrained."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ovbench._base.errors import ConfigError, DataError
-from ovbench._base.fingerprint import fingerprint
 from ovbench._base.paths import asset
-from ovbench._base.seeding import derive
-from ovbench.encoders.base import EncoderInfo, Features, LoadRequest, PreprocessSpec, Tap
-from ovbench.encoders.modeling.frontend import load_tiny_vae
-from ovbench.encoders.modeling.frozen import FrozenEncoder, check_device, check_images, weights_digest
+from ovbench.encoders.base import LoadRequest, Normalisation, PreprocessSpec
+from ovbench.encoders.modeling.frontend import diffusers_frontend, load_tiny_vae
+from ovbench.encoders.modeling.frozen import weights_digest
+from ovbench.encoders.modeling.sources import find_file, locate, read_json_file, read_state, seeded
+from ovbench.encoders.modeling.tokens import Network, TokenEncoder
 from ovbench.encoders.modeling.vae_base import FrontEnd
-from ovbench.encoders.modeling.vit import OpenVisionViT, ViTConfig, load_strict
+from ovbench.encoders.modeling.vit import (
+    OpenVisionViT,
+    ViTConfig,
+    load_strict,
+    read_open_clip_config,
+    strip_visual_prefix,
+)
 from ovbench.encoders.modeling.weights_file import build_config, read_weights
+from ovbench.encoders.preprocess import HALF, with_aspect
 
-ADAPTER_VERSION = 1
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ADAPTER = ("openvision", 2)
+_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_BOOL = {"true": True, "false": False}
 
 
-class TrunkEncoder(FrozenEncoder):
-    """A frozen OpenVision ViT with an optional frozen VAE in front.
+def openvision_encoder(
+    request: LoadRequest, vit: OpenVisionViT, vae: FrontEnd | None, *, normalisation: Normalisation
+) -> TokenEncoder:
+    """Wraps a trunk: on pixels, or on the latents of a VAE.
 
-    Args:
-        name: `family/variant`.
-        vit: The trunk with its weights.
-        vae: Module with `encode`, or None.
-        device: Where it runs.
-        dtype: Of the trunk; the VAE and all norms stay in float32.
+    Raises:
+        ConfigError: The trunk reads another number of channels than it is given.
     """
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        vit: OpenVisionViT,
-        vae: FrontEnd | None,
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__()
-        self.vit, self.vae = vit, vae
-        self._dtype = dtype
-        config = vit.config
-        downsampling = 1 if vae is None else vae.downsampling
-        side = config.image_size * downsampling
-        digest = weights_digest(vit, vae)
-        spec = PreprocessSpec(size=(side, side))
-        identity = fingerprint(
-            {
-                "adapter": "trunk",
-                "version": ADAPTER_VERSION,
-                "architecture": asdict(config),
-                "weights": digest,
-                "vae": None if vae is None else vae.describe(),
-                "range": "pm1",
-                "dtype": str(dtype),
-            }
+    config = vit.config
+    wanted = 3 if vae is None else vae.latent_channels
+    if config.in_channels != wanted:
+        raise ConfigError(
+            f"these weights read {config.in_channels} channels, and {request.name} gives {wanted}",
+            where="--encoder",
+            fix="name the family that the weights were trained for",
         )
-        info = EncoderInfo(
-            name=name,
-            adapter_version=ADAPTER_VERSION,
-            input=spec,
-            grid=(config.grid, config.grid),
+    side = config.image_size * (1 if vae is None else vae.downsampling)
+    if request.size is not None and request.size != side:
+        raise ConfigError(
+            f"{request.name} reads {side} x {side} pixels, and {request.size} were asked for",
+            where="--encoder …?size=",
+            fix=f"leave it out, or ask for interpolated positions by name: size={request.size}&positions=bicubic",
+        )
+    spec = replace(request.variant.input or PreprocessSpec(size=(side, side)), size=(side, side))
+    if request.aspect is not None:
+        spec = with_aspect(spec, request.aspect, normalisation.mean)
+    tokens_normed = not config.final_ln_after_pool
+    return TokenEncoder(
+        name=request.name,
+        network=Network(
+            model=vit,
+            blocks=tuple(vit.transformer.resblocks),
+            run=lambda x: vit(x).pooled,
             dim=config.width,
-            depth=config.layers,
+            grid=(config.grid, config.grid),
             num_prefix=1,
-            patch_px=config.patch_size * downsampling,
-            mean=(0.5, 0.5, 0.5),
-            std=(0.5, 0.5, 0.5),
-            llm_tap=Tap(),
-            latent_tap=Tap(norm="layernorm", eps=1e-6),
-            num_params=sum(p.numel() for p in vit.parameters()),
-            num_params_frontend=0 if vae is None else sum(p.numel() for p in vae.parameters()),
-            weights_digest=digest,
-            identity=identity,
-        )
-        self._seal(info, device)
-
-    @torch.no_grad()
-    def features(self, images_01: Tensor, tap: Tap | None = None) -> Features:
-        """Runs the network; see `ovbench.encoders.base.Encoder.features`."""
-        tap = tap or Tap()
-        check_images(images_01, self._info.input.size)
-        device = self.vit.class_embedding.device
-        x = images_01.to(device, torch.float32) * 2.0 - 1.0
-        if self.vae is not None:
-            x = self.vae.encode(x)
-        depth = self._info.depth
-        with torch.autocast(device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
-            out = self.vit(x, keep_hidden=True)
-        h = out.hidden[_layer_index(tap.layer, depth)]
-        if tap.norm == "layernorm":
-            h = F.layer_norm(h.float(), h.shape[-1:], eps=tap.eps if tap.eps is not None else self.vit.config.eps)
-        elif tap.norm == "native" and tap.layer == "final" and not self.vit.config.final_ln_after_pool:
-            h = self.vit.ln_post(h)
-        return Features(
-            tokens=h[:, 1:].to(self._dtype),
-            prefix=h[:, :1].to(self._dtype) if tap.prefix else None,
-            pooled=out.pooled,
-            grid=self._info.grid,
-            tap=tap,
-        )
-
-    def llm_tokens(self, images_01: Tensor, tap: Tap | None = None) -> Tensor:
-        """Returns tokens [B, N, C]; by default the un-normalised h[L], as OpenVision publishes them."""
-        features = self.features(images_01, tap)
-        return features.tokens if features.prefix is None else torch.cat([features.prefix, features.tokens], dim=1)
-
-    def latents(self, images_01: Tensor, tap: Tap | None = None, *, resize: bool = False) -> Tensor:
-        """Returns float32 [B, C, h, w]; by default h[L] after a LayerNorm without affine, eps 1e-6."""
-        del resize
-        tokens = self.features(images_01, tap or Tap(norm="layernorm", eps=1e-6)).tokens
-        rows, columns = self._info.grid
-        return tokens.float().transpose(1, 2).reshape(len(tokens), -1, rows, columns).contiguous()
+            publish=vit.ln_post if tokens_normed else _as_it_is,
+            eps=config.eps,
+            frontend=vae,
+            architecture=dataclasses.asdict(config),
+        ),
+        input=spec,
+        normalisation=normalisation,
+        llm_tap=request.llm_tap or request.variant.llm_tap,
+        latent_tap=request.variant.latent_tap,
+        adapter=ADAPTER,
+        random_seed=request.random_seed,
+        device=request.device,
+        dtype=request.dtype,
+    )
 
 
-def _layer_index(layer: int | str, depth: int) -> int:
-    if layer == "final":
-        return depth
-    index = int(layer) if int(layer) >= 0 else depth + 1 + int(layer)
-    if not 0 <= index <= depth:
-        raise ConfigError(f"the tap layer {layer} does not exist", where="tap", fix=f"use -{depth + 1} … {depth}")
-    return index
+def _as_it_is(h: Tensor) -> Tensor:
+    return h
 
 
-def load_trunk(request: LoadRequest) -> TrunkEncoder:
-    """Builds an encoder from embedded weights, from a file written by `ovbench pretrain`, or untrained.
+def load_trunk(request: LoadRequest) -> TokenEncoder:
+    """Builds a miniature encoder: embedded weights, a file written by `ovbench pretrain`, or untrained.
 
     Raises:
         DataError: The weights are missing, damaged, or of another architecture.
     """
-    device = check_device(request.device)
     variant = request.variant
     vae = load_tiny_vae(asset(variant.frontend)) if variant.frontend else None
-    if variant.weights == "untrained":
+    if variant.origin == "untrained":
         vit = untrained_trunk(int(request.options.get("seed", "0")))
     else:
-        path = Path(request.source).expanduser() if request.source else asset(variant.weights)
+        path = Path(request.source) if request.source else asset(variant.weights)
         stored = read_weights(path)
-        vit = _build(stored.config, stored.tensors, where=str(path))
+        config = build_config(ViTConfig, stored.config, where=str(path))
         if stored.recipe not in (None, request.family):
             raise DataError(
                 f"these weights were trained with the recipe '{stored.recipe}', not as '{request.family}'",
@@ -155,34 +112,116 @@ def load_trunk(request: LoadRequest) -> TrunkEncoder:
             )
         if vae is not None and stored.vae not in (None, weights_digest(vae)):
             raise DataError(
-                f"these weights were trained behind another VAE than that of {request.family}/{variant.name}",
+                f"these weights were trained behind another VAE than that of {request.name}",
                 where=str(path),
                 fix="train them with the embedded VAE: leave --vae out of ovbench pretrain",
             )
-    wanted = 3 if vae is None else vae.latent_channels
-    if vit.config.in_channels != wanted:
+        if request.random_seed is None:
+            vit = OpenVisionViT(config)
+            load_strict(vit, stored.tensors, where=str(path))
+        else:
+            vit = seeded(lambda: OpenVisionViT(config), request.random_seed)
+    return openvision_encoder(request, vit, vae, normalisation=HALF)
+
+
+def load_released(request: LoadRequest) -> TokenEncoder:
+    """Builds an OpenVision 1, 2 or 3 encoder from its released layout, or untrained.
+
+    The layout is a folder with `open_clip_config.json` and `open_clip_model.safetensors` or
+    `open_clip_pytorch_model.bin` (openvision3.md §2; github UCSC-VLAA/OpenVision,
+    src/convert_upload/open_clip/factory.py, commit 6c24e45).
+
+    Raises:
+        ConfigError: An option is wrong.
+        DataError: Files are missing or damaged, or the weights do not fit the configuration.
+    """
+    variant = request.variant
+    supplied = _boolean(request, "final_ln_after_pool")
+    folder: Path | None = None
+    if request.random_seed is not None and request.source is None:
+        document, where = {"model_cfg": dict(variant.architecture)}, request.name
+    else:
+        folder = locate(request)
+        path = folder / "open_clip_config.json"
+        document, where = read_json_file(path, fix="name a folder in open_clip's layout"), str(path)
+    config = read_open_clip_config(document, where=where, final_ln_after_pool=supplied)
+    if folder is None or request.random_seed is not None:
+        vit = seeded(lambda: OpenVisionViT(config), request.random_seed or 0)
+    else:
+        vit = OpenVisionViT(config)
+        weights = find_file(folder, _FILES)
+        load_strict(vit, strip_visual_prefix(read_state(weights)), where=str(weights))
+    vae = None
+    if variant.frontend:
+        vae = diffusers_frontend(request, latent_shift=bool(_boolean(request, "latent_shift")))
+    vit = _resized(vit, request, 1 if vae is None else vae.downsampling)
+    normalisation = HALF if vae is not None else _normalisation(document, request)
+    return openvision_encoder(request, vit, vae, normalisation=normalisation)
+
+
+def _normalisation(document: Mapping[str, object], request: LoadRequest) -> Normalisation:
+    """Returns mean and deviation of `preprocess_cfg`; the variant's where the file has none, as OpenVision 2's."""
+    stated = document.get("preprocess_cfg")
+    default = request.variant.normalisation
+    assert default is not None, "an OpenVision variant on pixels states its normalisation"
+    if not isinstance(stated, Mapping) or "mean" not in stated:
+        return default
+    try:
+        mean, std = (tuple(float(value) for value in stated[name]) for name in ("mean", "std"))
+        first, second, third = mean
+        deviation = (std[0], std[1], std[2])
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise DataError(
+            "preprocess_cfg does not give mean and std as three numbers each", where=f"{request.source or request.name}"
+        ) from error
+    return Normalisation((first, second, third), deviation)
+
+
+def _boolean(request: LoadRequest, name: str) -> bool | None:
+    text = request.options.get(name)
+    if text is None:
+        return None
+    if text.lower() not in _BOOL:
+        raise ConfigError(f"the option '{name}' cannot be '{text}'", where="--encoder", fix=f"use {name}=true or false")
+    return _BOOL[text.lower()]
+
+
+def _resized(vit: OpenVisionViT, request: LoadRequest, downsampling: int) -> OpenVisionViT:
+    """Returns the trunk for another input size with interpolated positions, where they were asked for by name."""
+    how = request.options.get("positions", "stored")
+    if how not in ("stored", "bicubic"):
         raise ConfigError(
-            f"these weights read {vit.config.in_channels} channels, and {request.family}/{variant.name} gives {wanted}",
+            f"the option 'positions' cannot be '{how}'",
             where="--encoder",
-            fix="name the family that the weights were trained for",
+            fix="use positions=stored or positions=bicubic",
         )
-    return TrunkEncoder(
-        name=f"{request.family}/{variant.name}",
-        vit=vit,
-        vae=vae,
-        device=device,
-        dtype=_DTYPES[request.dtype],
-    )
+    if how == "stored":
+        return vit
+    if request.size is None:
+        raise ConfigError("positions=bicubic needs a size", where="--encoder", fix="add size=PIXELS")
+    cells, patch = request.size // downsampling, vit.config.patch_size
+    if request.size % downsampling or cells % patch:
+        raise ConfigError(
+            f"{request.size} pixels are no whole number of {patch * downsampling}-pixel patches",
+            where="--encoder …?size=",
+            fix=f"use a multiple of {patch * downsampling}",
+        )
+    other = OpenVisionViT(replace(vit.config, image_size=cells))
+    state = dict(vit.state_dict())
+    state["positional_embedding"] = interpolate_positions(state["positional_embedding"], other.config.grid)
+    other.load_state_dict(state)
+    return other
 
 
-def _build(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str) -> OpenVisionViT:
-    vit = OpenVisionViT(build_config(ViTConfig, config, where=where))
-    load_strict(vit, tensors, where=where)
-    return vit
+def interpolate_positions(table: Tensor, grid: int) -> Tensor:
+    """Resizes a position table [1 + n², C] to [1 + grid², C]: bicubic, antialiased, the class token's row untouched."""
+    side = round((len(table) - 1) ** 0.5)
+    maps = table[1:].float().T.reshape(1, -1, side, side)
+    resized = F.interpolate(maps, size=(grid, grid), mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([table[:1], resized[0].flatten(1).T.to(table.dtype)])
 
 
 def untrained_trunk(seed: int) -> OpenVisionViT:
     """Returns the miniature trunk on pixels with seeded random weights: the control that every encoder must beat."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "random-encoder"))
-        return OpenVisionViT(ViTConfig(image_size=64, patch_size=8, width=128, layers=4, head_width=32, embed_dim=128))
+    config = ViTConfig(image_size=64, patch_size=8, width=128, layers=4, head_width=32, embed_dim=128)
+    return seeded(lambda: OpenVisionViT(config), seed)

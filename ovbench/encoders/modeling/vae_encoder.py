@@ -2,61 +2,100 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ovbench._base.errors import ConfigError
+from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.fingerprint import fingerprint
 from ovbench._base.paths import asset
 from ovbench.encoders.base import EncoderInfo, Features, LoadRequest, PreprocessSpec, Tap
-from ovbench.encoders.modeling.frontend import load_tiny_vae
+from ovbench.encoders.modeling.frontend import (
+    DiffusersVAE,
+    build_diffusers_vae,
+    load_diffusers_vae,
+    load_tiny_vae,
+)
 from ovbench.encoders.modeling.frozen import FrozenEncoder, check_device, check_images, weights_digest
+from ovbench.encoders.modeling.sources import locate, read_json_file, seeded
 from ovbench.encoders.modeling.tiny_vae import TinyVAE
+from ovbench.encoders.modeling.vae_base import FrontEnd
+from ovbench.encoders.preprocess import HALF, with_aspect
 
-_SIDE_PX = 64
+ADAPTER_VERSION = 2
 
 
 class VAEEncoder(FrozenEncoder):
-    """A frozen miniature VAE behind the encoder contract, with `decode`."""
+    """A frozen VAE behind the encoder contract, with `decode`; it runs in float32 whatever is asked for.
 
-    def __init__(self, *, name: str, vae: TinyVAE, device: torch.device) -> None:
+    Args:
+        name: `family/variant`.
+        vae: The autoencoder.
+        input: How pictures become its input: any multiple of its downsampling.
+        random_seed: Of seeded, untrained weights.
+        device: Where it runs.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        vae: FrontEnd,
+        input: PreprocessSpec,
+        random_seed: int | None = None,
+        device: str = "cpu",
+    ) -> None:
         super().__init__()
         self.vae = vae
-        side = _SIDE_PX // vae.downsampling
         digest = weights_digest(vae)
+        height, width = input.size
+        if height % vae.downsampling or width % vae.downsampling:
+            raise ConfigError(
+                f"{height} x {width} pixels are no multiple of the VAE's {vae.downsampling}",
+                where="--encoder …?size=",
+                fix=f"use a multiple of {vae.downsampling}",
+            )
         info = EncoderInfo(
             name=name,
-            adapter_version=1,
-            input=PreprocessSpec(size=(_SIDE_PX, _SIDE_PX)),
-            grid=(side, side),
-            dim=vae.config.latent_channels,
+            adapter_version=ADAPTER_VERSION,
+            input=input,
+            grid=(height // vae.downsampling, width // vae.downsampling),
+            dim=vae.latent_channels,
             depth=0,
             num_prefix=0,
             patch_px=vae.downsampling,
-            mean=(0.5, 0.5, 0.5),
-            std=(0.5, 0.5, 0.5),
+            mean=HALF.mean,
+            std=HALF.std,
             llm_tap=Tap(),
             latent_tap=Tap(),
-            supports_decode=True,
             num_params=0,
             num_params_frontend=sum(p.numel() for p in vae.parameters()),
             weights_digest=digest,
-            identity=fingerprint({"adapter": "vae", "version": 1, "config": asdict(vae.config), "weights": digest}),
+            identity=fingerprint(
+                {
+                    "adapter": "vae",
+                    "version": ADAPTER_VERSION,
+                    "vae": vae.describe(),
+                    "weights": digest,
+                    "size": input.size,
+                }
+            ),
+            random_seed=random_seed,
+            supports_decode=True,
         )
-        self._seal(info, device)
+        self._seal(info, check_device(device))
 
-    @torch.no_grad()
     def features(self, images_01: Tensor, tap: Tap | None = None) -> Features:
         """Returns the scaled latents as tokens [B, N, Z]; a VAE has no other tap."""
-        tap = tap or Tap()
+        check_images(images_01, self._info.input.size)
+        return self._run(images_01, tap or Tap())
+
+    @torch.no_grad()
+    def _run(self, images_01: Tensor, tap: Tap) -> Features:
         if tap != Tap():
             raise ConfigError("a VAE has no layers to tap; its latents are the features", where="tap")
-        check_images(images_01, self._info.input.size)
-        device = next(self.vae.parameters()).device
-        latents = self.vae.encode(images_01.to(device, torch.float32) * 2.0 - 1.0)
+        latents = self.vae.encode(images_01.to(self._device, torch.float32) * 2.0 - 1.0)
         return Features(
             tokens=latents.flatten(2).transpose(1, 2), prefix=None, pooled=None, grid=self._info.grid, tap=tap
         )
@@ -74,22 +113,54 @@ class VAEEncoder(FrozenEncoder):
             fix="choose another encoder for --suite understanding; see: ovbench encoders",
         )
 
-    def latents(self, images_01: Tensor, tap: Tap | None = None, *, resize: bool = False) -> Tensor:
-        """Returns the scaled posterior means, float32 [B, Z, h, w]."""
-        del resize
-        tokens = self.features(images_01, tap).tokens
-        rows, columns = self._info.grid
-        return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns).contiguous()
-
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Turns what `latents` returns into images [B, 3, H, W] in about [0, 1], unclamped."""
-        return (self.vae.decode(latents) + 1.0) / 2.0
+        return (self.vae.decode(latents.to(self._device)) + 1.0) / 2.0
 
 
 def load_vae_encoder(request: LoadRequest) -> VAEEncoder:
-    """Builds the encoder from embedded weights or from a file."""
-    path = Path(request.source).expanduser() if request.source else asset(request.variant.weights)
-    return VAEEncoder(
-        name=f"{request.family}/{request.variant.name}", vae=load_tiny_vae(path), device=check_device(request.device)
-    )
+    """Builds the encoder from the embedded file, from a diffusers folder, or untrained.
+
+    Raises:
+        ConfigError: An option does not fit a VAE.
+        DataError: The weights are missing, damaged, or of another architecture.
+    """
+    if request.llm_tap is not None:
+        raise ConfigError("a VAE has no layers to tap", where="--encoder", fix="leave out layer= and norm=")
+    variant = request.variant
+    vae = _mini(request) if variant.origin == "embedded" else _released(request)
+    side = request.size or variant.resolution_px
+    spec = variant.input or PreprocessSpec(size=(side, side))
+    spec = PreprocessSpec(size=(side, side), resample=spec.resample, aspect=spec.aspect)
+    if request.aspect is not None:
+        spec = with_aspect(spec, request.aspect, HALF.mean)
+    return VAEEncoder(name=request.name, vae=vae, input=spec, random_seed=request.random_seed, device=request.device)
+
+
+def _mini(request: LoadRequest) -> FrontEnd:
+    vae = load_tiny_vae(Path(request.source) if request.source else asset(request.variant.weights))
+    if request.random_seed is None:
+        return vae
+    return seeded(lambda: TinyVAE(vae.config), request.random_seed)
+
+
+def _released(request: LoadRequest) -> FrontEnd:
+    shift = request.options.get("latent_shift", "true").lower()
+    if shift not in ("true", "false"):
+        raise ConfigError(
+            f"the option 'latent_shift' cannot be '{shift}'", where="--encoder", fix="use latent_shift=true or false"
+        )
+    seed = request.random_seed
+    if seed is not None and request.source is None:
+        vae = seeded(lambda: build_diffusers_vae(request.variant.architecture, where=request.name), seed)
+    else:
+        folder = locate(request)
+        if not folder.is_dir():
+            raise DataError(f"'{folder.name}' is no folder", where=str(folder), fix="name a diffusers VAE folder")
+        if seed is None:
+            vae = load_diffusers_vae(folder)
+        else:
+            config = read_json_file(folder / "config.json", fix="name a diffusers VAE folder")
+            vae = seeded(lambda: build_diffusers_vae(config, where=str(folder)), seed)
+    return DiffusersVAE(vae, latent_shift=shift == "true")

@@ -69,12 +69,15 @@ class ViTConfig:
 _IGNORED_KEYS = {"output_tokens", "pos_embed_type", "norm_kwargs", "act_kwargs"}
 
 
-def read_open_clip_config(document: Mapping[str, Any], *, where: str) -> ViTConfig:
+def read_open_clip_config(
+    document: Mapping[str, Any], *, where: str, final_ln_after_pool: bool | None = None
+) -> ViTConfig:
     """Reads the vision tower of an `open_clip_config.json`.
 
     Args:
         document: The parsed file, with `model_cfg` at the top.
         where: Path of the file, for messages.
+        final_ln_after_pool: Stands in where the file does not say it; None: the file must.
 
     Raises:
         DataError: `final_ln_after_pool` is absent (it decides whether tokens are normalised, and a wrong guess changes
@@ -84,9 +87,19 @@ def read_open_clip_config(document: Mapping[str, Any], *, where: str) -> ViTConf
     vision = model.get("vision_cfg")
     if not isinstance(vision, Mapping):
         raise DataError("no vision_cfg in the configuration", where=where, fix="use an open_clip_config.json")
+    if final_ln_after_pool is not None:
+        if vision.get("final_ln_after_pool", final_ln_after_pool) != final_ln_after_pool:
+            raise ConfigError(
+                f"final_ln_after_pool={final_ln_after_pool} contradicts the weights' own configuration",
+                where=where,
+                fix="leave the option out",
+            )
+        vision = {**vision, "final_ln_after_pool": final_ln_after_pool}
     if "final_ln_after_pool" not in vision:
         raise DataError(
-            "vision_cfg does not say final_ln_after_pool", where=where, fix="add it: true for all released OpenVision"
+            "vision_cfg does not say final_ln_after_pool",
+            where=where,
+            fix="add it to the file, or to the encoder: ?final_ln_after_pool=true (all released OpenVision have true)",
         )
     known = set(ViTConfig.__dataclass_fields__) - {"embed_dim", "eps"}
     for key in set(vision) - known - _IGNORED_KEYS:
@@ -95,7 +108,10 @@ def read_open_clip_config(document: Mapping[str, Any], *, where: str) -> ViTConf
             f"unknown key '{key}' in vision_cfg", where=where, fix=f"did you mean '{near}'?" if near else ""
         )
     fields = {key: value for key, value in vision.items() if key in known}
-    return ViTConfig(embed_dim=int(model["embed_dim"]), **fields)
+    try:
+        return ViTConfig(embed_dim=int(model["embed_dim"]), **fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"the configuration cannot be used: {type(error).__name__}: {error}", where=where) from error
 
 
 def sincos_positions(width: int, grid: int) -> Tensor:

@@ -1,0 +1,162 @@
+"""Plain vision transformers of timm: from a folder in its hub layout, a weights file and a name, or a name alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ovbench._base.errors import ConfigError, DataError
+from ovbench._base.lazy import require
+from ovbench._base.names import unknown
+from ovbench.encoders.base import LoadRequest, Normalisation
+from ovbench.encoders.modeling.sources import find_file, locate, read_json_file, read_state, seeded
+from ovbench.encoders.modeling.tokens import Network, TokenEncoder
+from ovbench.encoders.modeling.vit import load_strict
+from ovbench.encoders.preprocess import with_aspect, with_size
+from ovbench.encoders.processor_json import read_timm_pretrained_cfg
+
+ADAPTER = ("timm", 1)
+_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def load_timm(request: LoadRequest) -> TokenEncoder:
+    """Builds a plain ViT of timm; the whole picture is shown (`crop_pct` is 1).
+
+    Raises:
+        ConfigError: No architecture is named, it is no plain ViT, or an option does not fit.
+        DataError: Files are missing or damaged, or do not fit.
+        DependencyError: timm is not installed.
+    """
+    timm = require("timm", extra="offline", purpose="the encoder 'timm'")
+    name = request.options.get("model", "")
+    arguments: dict[str, Any] = {}
+    stated: dict[str, Any] = {}
+    weights: Path | None = None
+    if request.source is not None:
+        place = locate(request)
+        weights = place
+        if place.is_dir():
+            document = read_json_file(place / "config.json", fix="name a folder in timm's layout")
+            name = name or str(document.get("architecture", ""))
+            arguments = dict(document.get("model_args") or {})
+            arguments["num_classes"] = int(document.get("num_classes", 0))
+            stated = dict(document.get("pretrained_cfg") or {})
+            weights = None if request.random_seed is not None else find_file(place, _FILES)
+    if not name:
+        raise ConfigError(
+            "no architecture is named",
+            where="--encoder timm",
+            fix="name a folder with timm's config.json, timm:/path, or an architecture: timm:/file?model=NAME",
+        )
+    if weights is None and request.random_seed is None:
+        raise ConfigError(
+            f"'{name}' needs weights",
+            where="--encoder timm",
+            fix=f"name them, timm:/path?model={name}, or ask for untrained ones: timm?model={name}&weights=random:0",
+        )
+    if not timm.is_model(name):
+        raise unknown(
+            "timm architecture", name, timm.list_models(), where="--encoder timm", listing="timm.list_models()"
+        )
+    model = _build(timm, name, arguments, request.random_seed)
+    where = request.source or name
+    if weights is not None and request.random_seed is None:
+        load_strict(model, read_state(weights), where=str(weights))
+    stated = {**_published(model), **stated}
+    _check_activation(model, name, stated, where)
+    processor = read_timm_pretrained_cfg(stated, where=str(where))
+    spec, native = processor.spec, _input_side(model, name)
+    if request.size is None:
+        spec = with_size(spec, native)
+    else:
+        spec = with_size(spec, request.size)
+        _resize(model, request.size, name)
+    if request.aspect is not None:
+        spec = with_aspect(spec, request.aspect, processor.mean)
+    rows, columns = model.patch_embed.grid_size
+    return TokenEncoder(
+        name=f"timm/{name}",
+        network=Network(
+            model=model,
+            blocks=tuple(model.blocks),
+            run=lambda x: model.forward_head(model.forward_features(x), pre_logits=True),
+            dim=int(model.embed_dim),
+            grid=(int(rows), int(columns)),
+            num_prefix=int(model.num_prefix_tokens),
+            publish=model.norm,
+            eps=_eps(model),
+            architecture={"name": name, **arguments},
+        ),
+        input=spec,
+        normalisation=Normalisation(processor.mean, processor.std),
+        llm_tap=request.llm_tap or request.variant.llm_tap,
+        latent_tap=request.variant.latent_tap,
+        adapter=ADAPTER,
+        random_seed=request.random_seed,
+        device=request.device,
+        dtype=request.dtype,
+    )
+
+
+def _build(timm: Any, name: str, arguments: dict[str, Any], seed: int | None) -> Any:
+    try:
+        model = seeded(lambda: timm.create_model(name, pretrained=False, **arguments), seed or 0)
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        raise ConfigError(f"timm cannot build '{name}': {error}", where="--encoder timm") from error
+    needed = ("blocks", "patch_embed", "norm", "num_prefix_tokens", "embed_dim", "forward_features", "forward_head")
+    missing = [attribute for attribute in needed if not hasattr(model, attribute)]
+    if missing or not hasattr(model.patch_embed, "grid_size"):
+        raise ConfigError(
+            f"'{name}' is no plain vision transformer (no {', '.join(missing) or 'patch grid'})",
+            where="--encoder timm",
+            fix="name a ViT, or write an adapter: docs/add-an-encoder.md",
+        )
+    return model.eval()
+
+
+def _published(model: Any) -> dict[str, Any]:
+    config = model.pretrained_cfg
+    return config if isinstance(config, dict) else config.to_dict()
+
+
+def _check_activation(model: Any, name: str, stated: dict[str, Any], where: str) -> None:
+    """Refuses OpenAI's CLIP weights in a network with another activation than they were trained with (quick GELU)."""
+    tag = str(stated.get("tag") or "")
+    if tag.startswith("openai") and any(isinstance(module, nn.GELU) for module in model.modules()):
+        better = name.replace("_clip_", "_clip_quickgelu_")
+        raise DataError(
+            f"'{name}' uses the exact GELU, and OpenAI's CLIP weights were trained with the quick one",
+            where=where,
+            fix=f"add ?model={better}",
+        )
+
+
+def _input_side(model: Any, name: str) -> int:
+    height, width = model.patch_embed.img_size
+    if height != width:
+        raise ConfigError(f"'{name}' reads {height} x {width} pixels, which is no square", where="--encoder timm")
+    return int(height)
+
+
+def _resize(model: Any, size: int, name: str) -> None:
+    if size == _input_side(model, name):
+        return
+    if not hasattr(model, "set_input_size"):
+        raise ConfigError(f"'{name}' cannot change its input size", where="--encoder timm?size=", fix="leave size out")
+    patch = model.patch_embed.patch_size[0]
+    if size % patch:
+        raise ConfigError(
+            f"{size} is no multiple of the patch size {patch}",
+            where="--encoder timm?size=",
+            fix=f"use {size // patch * patch}",
+        )
+    model.set_input_size(img_size=size)
+
+
+def _eps(model: Any) -> float:
+    for norm in (model.norm, getattr(model, "fc_norm", None), getattr(model.blocks[0], "norm1", None)):
+        if isinstance(norm, nn.LayerNorm):
+            return float(norm.eps)
+    raise DataError("the network has no LayerNorm to take an epsilon from", where=type(model).__name__)
