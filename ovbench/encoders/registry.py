@@ -15,7 +15,7 @@ from ovbench._base.errors import ConfigError
 from ovbench._base.names import unknown
 from ovbench.encoders.base import Encoder, Family, LoadRequest, Variant
 
-_NOT_FAMILIES = {"base", "registry", "preprocess", "modeling"}
+_NOT_FAMILIES = {"base", "registry", "preprocess", "processor_json", "images", "modeling"}
 _LISTING = "ovbench encoders"
 
 
