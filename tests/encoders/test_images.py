@@ -146,6 +146,11 @@ BAD = {
         "cannot be used: a picture of floating-point values (mode F) does not say which value is white",
         "save it as PNG or JPEG with 8 bits per channel",
     ),
+    "below zero": (
+        encoded(Image.fromarray(np.full((4, 4), -1, np.int32)), "TIFF"),
+        "cannot be used: a grey picture with values -1 … -1 has more than 16 bits (mode I)",
+        "save it with 8 or 16 bits per channel",
+    ),
     "32 bits": (
         encoded(Image.fromarray(np.full((4, 4), 70000, np.int32)), "TIFF"),
         "cannot be used: a grey picture with values 70000 … 70000 has more than 16 bits (mode I)",

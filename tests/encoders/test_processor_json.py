@@ -283,6 +283,11 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
         "'crop_size' 224×224 is larger than the shortest_edge 200: pictures would get black borders",
         "correct one",
     ),
+    (
+        {"do_center_crop": True, "crop_size": [112, 257], "size": {"shortest_edge": 256}},
+        "'crop_size' 112×257 is larger than the shortest_edge 256",
+        "correct one",
+    ),
     ({"do_center_crop": "yes"}, "'do_center_crop' must be true or false, got 'yes'", ""),
     ({"do_resize": False}, "'do_resize' is false, so that the input has no fixed size", "by hand"),
     ({"do_rescale": False}, "'do_rescale' is false, so that the network would read 0…255", "0…1"),
