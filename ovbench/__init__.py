@@ -9,14 +9,43 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ovbench._base.errors import OvbenchError
     from ovbench.api import leaderboard, run
+    from ovbench.encoders.base import Encoder, Family, LoadRequest, Normalisation, PreprocessSpec, Tap, Variant
+    from ovbench.encoders.modeling.tokens import Network, TokenEncoder
+    from ovbench.encoders.plugins import register_encoder
     from ovbench.encoders.registry import load_encoder
 
-__all__ = ["OvbenchError", "__version__", "leaderboard", "load_encoder", "run"]
+__all__ = [
+    "Encoder",
+    "Family",
+    "LoadRequest",
+    "Network",
+    "Normalisation",
+    "OvbenchError",
+    "PreprocessSpec",
+    "Tap",
+    "TokenEncoder",
+    "Variant",
+    "__version__",
+    "leaderboard",
+    "load_encoder",
+    "register_encoder",
+    "run",
+]
 
 _WHERE = {
+    "Encoder": "ovbench.encoders.base",
+    "Family": "ovbench.encoders.base",
+    "LoadRequest": "ovbench.encoders.base",
+    "Network": "ovbench.encoders.modeling.tokens",
+    "Normalisation": "ovbench.encoders.base",
     "OvbenchError": "ovbench._base.errors",
+    "PreprocessSpec": "ovbench.encoders.base",
+    "Tap": "ovbench.encoders.base",
+    "TokenEncoder": "ovbench.encoders.modeling.tokens",
+    "Variant": "ovbench.encoders.base",
     "leaderboard": "ovbench.api",
     "load_encoder": "ovbench.encoders.registry",
+    "register_encoder": "ovbench.encoders.plugins",
     "run": "ovbench.api",
 }
 

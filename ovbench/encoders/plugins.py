@@ -7,7 +7,7 @@ import inspect
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ovbench._base.errors import ConfigError, DependencyError, OvbenchError
 from ovbench.encoders.base import Encoder, Family, LoadRequest, Variant
@@ -87,7 +87,7 @@ def family_of(factory: Callable[..., Encoder], *, key: str, provider: str, **abo
     variant = Variant(name="default", origin="given", resolution_px=0, num_tokens=0, dim=0, **facts)
 
     def load(request: LoadRequest) -> Encoder:
-        return _build(factory, request, options, provider)
+        return _build(factory, request, provider)
 
     return Family(
         key=key,
@@ -100,7 +100,7 @@ def family_of(factory: Callable[..., Encoder], *, key: str, provider: str, **abo
     )
 
 
-def _build(factory: Callable[..., Encoder], request: LoadRequest, known: Mapping[str, str], provider: str) -> Encoder:
+def _build(factory: Callable[..., Encoder], request: LoadRequest, provider: str) -> Encoder:
     wanted: dict[str, Any] = dict(request.options)
     asked = {"size": request.size, "aspect": request.aspect, "random_seed": request.random_seed}
     for name, value in asked.items():
@@ -135,7 +135,8 @@ def _build(factory: Callable[..., Encoder], request: LoadRequest, known: Mapping
 def _placed(encoder: Encoder, request: LoadRequest) -> Encoder:
     place = getattr(encoder, "place", None)
     if callable(place):
-        return place(device=request.device, dtype=request.dtype, llm_tap=request.llm_tap, name=request.name)
+        placed: Any = place(device=request.device, dtype=request.dtype, llm_tap=request.llm_tap, name=request.name)
+        return placed
     if request.device != "cpu" or request.dtype != "float32" or request.llm_tap is not None:
         raise ConfigError(
             f"the encoder '{request.family}' can only run as it was made: on the CPU, in float32, with its own tap",
@@ -179,7 +180,7 @@ def load_plugin(key: str) -> Family:
     elif key in _registered and callable(found):
         family = replace(_registered[key], provider=provider)
     elif callable(found):
-        family = family_of(found, key=key, provider=provider)
+        family = family_of(cast(Callable[..., Encoder], found), key=key, provider=provider)
     else:
         raise ConfigError(
             f"the plug-in '{key}' of {provider} is {type(found).__name__}, neither a factory nor a Family",

@@ -17,7 +17,7 @@ from ovbench._base.names import unknown
 from ovbench.encoders.base import COMMON_OPTIONS, Aspect, DType, Encoder, Family, LoadRequest, Tap, Variant
 from ovbench.encoders.plugins import find_plugins, load_plugin, registered
 
-_NOT_FAMILIES = {"base", "registry", "plugins", "preprocess", "processor_json", "images", "vae_configs", "modeling"}
+_NOT_FAMILIES = {"base", "registry", "plugins", "preprocess", "processor_json", "vae_configs", "modeling"}
 _LISTING = "ovbench encoders"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w./-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -120,7 +120,7 @@ def _registered() -> dict[str, Family]:
         for name in (key, *family.aliases):
             if name in taken:
                 raise _taken_twice(name, "ovbench", family.provider)
-    return registered()
+    return dict(registered())
 
 
 def _names(table: Mapping[str, Family]) -> dict[str, Family]:

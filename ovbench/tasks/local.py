@@ -15,6 +15,7 @@ from ovbench._base.files import read_jsonl
 from ovbench._base.fingerprint import file_sha256, fingerprint
 from ovbench._base.lazy import require
 from ovbench._base.names import suggest
+from ovbench._base.pictures import open_picture
 from ovbench.tasks.answers import LETTERS, YES_NO
 from ovbench.tasks.base import TaskSpec
 from ovbench.tasks.rows import Loaded, Row
@@ -26,7 +27,6 @@ FILE_TYPES = ("jsonl", "csv", "tsv", "parquet")
 COLUMNS = ("id", "image", "question", "options", "answer", "group")
 _ONE_GROUP = "all"
 _MAX_CELL_BYTES = 1 << 26
-_DEEP_MODES = ("I", "F")  # Trap: Pillow clips these to 255 on the way to RGB, so a 16-bit picture turns white
 
 
 def load_local(spec: TaskSpec) -> Loaded:
@@ -197,21 +197,9 @@ class Pictures:
             DataError: It is missing or cannot be decoded.
         """
         import numpy as np
-        from PIL import Image
 
         self.check(image_id, "pictures")
-        path = Path(self.folder) / image_id
-        try:
-            with Image.open(path) as picture:
-                if picture.mode.startswith(_DEEP_MODES):
-                    raise DataError(
-                        f"the picture '{image_id}' has more than 8 bits per channel (mode {picture.mode})",
-                        where=str(path),
-                        fix="save it with 8 bits; how to scale it is for you to say",
-                    )
-                return np.asarray(picture.convert("RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"the picture '{image_id}' cannot be opened: {error}", where=str(path)) from error
+        return np.asarray(open_picture(Path(self.folder) / image_id))
 
 
 def _read_jsonl(path: Path) -> list[Mapping[str, Any]]:

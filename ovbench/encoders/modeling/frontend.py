@@ -40,8 +40,8 @@ def load_tiny_vae(path: Path) -> TinyVAE:
 class DiffusersVAE(FrontEnd):
     """A diffusers `AutoencoderKL` behind the calls that ovbench needs, in float32.
 
-    Contract: latents are the posterior mean times `scaling_factor`. The shift is subtracted first only where it is asked
-    for: OpenVision 3's script leaves it out (src/convert_upload/openvision3_test.py), FLUX's own pipeline does not.
+    Contract: latents are the posterior mean times `scaling_factor`. The shift is subtracted first only where it is
+    asked for: OpenVision 3's script leaves it out (src/convert_upload/openvision3_test.py), FLUX's pipeline does not.
 
     Args:
         vae: The autoencoder.
@@ -94,7 +94,7 @@ _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", "
 
 
 def load_diffusers_vae(folder: Path) -> Any:
-    """Returns the `AutoencoderKL` of a diffusers folder: `config.json` and `diffusion_pytorch_model.*`, loaded strictly.
+    """Returns the `AutoencoderKL` of a diffusers folder (`config.json`, `diffusion_pytorch_model.*`), loaded strictly.
 
     Raises:
         DataError: Files are missing or damaged, or are of another kind of network.

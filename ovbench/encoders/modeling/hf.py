@@ -230,7 +230,7 @@ def _pretrained(model: Any, folder: Path, config: Any, kind: Architecture) -> nn
         raise DataError(
             f"the weights cannot be loaded: {_summary(error)}",
             where=str(folder),
-            fix="check that the folder is complete, and that its weights are safetensors or a plain dictionary of tensors",
+            fix="check that the folder is complete, its weights safetensors or a plain dictionary of tensors",
         ) from error
     unexpected = [key for key in report["unexpected_keys"] if not key.startswith(kind.foreign)]
     faults = {
@@ -267,7 +267,7 @@ def preprocessing(
     if has_file:
         assert folder is not None
         processor = read_processor(folder)
-        spec, normalisation = processor.spec, Normalisation(processor.mean, processor.std)
+        spec, normalisation = processor.spec, processor.normalisation
         if request.source is None and stated:
             assert variant.input is not None and variant.normalisation is not None  # noqa: PT018
             if not _close(normalisation, variant.normalisation):

@@ -1,4 +1,4 @@
-"""Any vision transformer of the transformers library's AutoModel: what its configuration does not say is found by a trial run."""
+"""Any vision transformer of transformers' AutoModel: what its configuration does not say is found by a trial run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ovbench._base.lazy import require
 from ovbench.encoders.base import LoadRequest
 from ovbench.encoders.modeling.hf import decisive_fields, find_blocks, preprocessing
 from ovbench.encoders.modeling.sources import check_finite, locate, read_json_file, seeded
-from ovbench.encoders.modeling.tokens import Network, TokenEncoder
+from ovbench.encoders.modeling.tokens import Network, TokenEncoder, keep_output
 
 ADAPTER = ("hf", 1)
 _TOWERS = ("vision_model", "vision_tower", "visual", "vit")
@@ -140,9 +140,7 @@ def _trial(
 ) -> tuple[Tensor, Tensor]:
     """Returns h[L] and `last_hidden_state` of one noise image."""
     kept: list[Tensor] = []
-    handle = blocks[-1].register_forward_hook(
-        lambda _module, _args, out: kept.append(out[0] if isinstance(out, tuple) else out)
-    )
+    handle = keep_output(blocks[-1], kept)
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
     try:
         out = tower(pixel_values=image, **extra)

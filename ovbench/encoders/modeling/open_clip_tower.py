@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.lazy import require
 from ovbench._base.names import unknown
-from ovbench.encoders.base import LoadRequest, Normalisation
+from ovbench.encoders.base import LoadRequest
 from ovbench.encoders.modeling.sources import find_file, locate, read_json_file, read_state, seeded
 from ovbench.encoders.modeling.tokens import Network, TokenEncoder
 from ovbench.encoders.modeling.vit import load_strict, strip_visual_prefix
@@ -62,7 +62,7 @@ def load_open_clip(request: LoadRequest) -> TokenEncoder:
             architecture={"vision_cfg": model_config["vision_cfg"], "quick_gelu": bool(model_config.get("quick_gelu"))},
         ),
         input=spec,
-        normalisation=Normalisation(processor.mean, processor.std),
+        normalisation=processor.normalisation,
         llm_tap=request.llm_tap or request.variant.llm_tap,
         latent_tap=request.variant.latent_tap,
         adapter=ADAPTER,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ovbench._base.errors import ConfigError
 from ovbench._base.fingerprint import fingerprint
@@ -206,9 +207,7 @@ class TokenEncoder(FrozenEncoder):
                 with_kwargs=True,
             )
         else:
-            handle = self._blocks[index - 1].register_forward_hook(
-                lambda _module, _args, out: kept.append(out[0] if isinstance(out, tuple) else out)
-            )
+            handle = keep_output(self._blocks[index - 1], kept)
         try:
             pooled = self._network.run(x)
         finally:
@@ -220,6 +219,15 @@ class TokenEncoder(FrozenEncoder):
                 fix="name the blocks that `run` calls, in their order",
             )
         return kept[0], pooled
+
+
+def keep_output(block: nn.Module, kept: list[Tensor]) -> RemovableHandle:
+    """Appends what a block returns (alone, or first in a tuple) to a list, until the handle is removed."""
+
+    def keep(_module: nn.Module, _args: Any, out: Any) -> None:
+        kept.append(out[0] if isinstance(out, tuple) else out)
+
+    return block.register_forward_hook(keep)
 
 
 def _count(module: nn.Module) -> int:
@@ -255,8 +263,3 @@ def _compute_in(model: nn.Module, dtype: torch.dtype) -> None:
             module.float()
             module.register_forward_pre_hook(widen)
             module.register_forward_hook(narrow)
-
-
-def architecture_of(config: Any) -> dict[str, Any]:
-    """Returns a configuration as plain values: a dataclass, or a mapping."""
-    return dict(config) if isinstance(config, Mapping) else asdict(config)
