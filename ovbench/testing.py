@@ -152,11 +152,12 @@ def _run_all(
 
     protocol = CheckResult(name="protocol", outcome="passed", detail=f"{len(_MEMBERS)} members are there")
     # Contract: the caller's random state and autograd mode are left as they were, whatever a check or adapter does.
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng():
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=devices):
         modules = modules_of(encoder)
         subject = Subject(
             encoder=encoder,
-            images=make_pictures(batch, encoder.info.input.size, seed),
+            pictures=make_pictures(batch, encoder.info.input.size, seed),
             seed=seed,
             modules=modules,
             digest=digest_of(modules),

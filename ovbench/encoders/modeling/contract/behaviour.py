@@ -84,29 +84,36 @@ def _normalise(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Te
 
 
 def _first_reader(subject: Subject, x: Tensor) -> tuple[str, Tensor]:
-    """Returns the first layer with weights that reads the three channels, and what entered it."""
+    """Returns the first layer that turns the three channels into something else, and what entered it."""
     seen: list[tuple[str, Tensor]] = []
+    flat = 3 * subject.info.patch_px**2
 
     def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-            del module
+        def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: object) -> None:
             tensor = next((value for value in (*inputs, *named.values()) if isinstance(value, Tensor)), None)
-            if not seen and tensor is not None and len(tensor) == len(x):
+            if seen or tensor is None or len(tensor) != len(x):
+                return
+            pixels = tensor.ndim == 4 and tensor.shape[1] == 3
+            # Trap: a module that normalises, as torchvision's does, reads three channels and returns three.
+            same = isinstance(output, Tensor) and output.shape == tensor.shape
+            patches = isinstance(module, nn.Linear) and tensor.ndim == 3 and tensor.shape[2] == flat
+            if (pixels and not same) or patches:
                 seen.append((name, tensor.detach().float().cpu().clone()))
 
         return hook
 
-    flat = 3 * subject.info.patch_px**2
+    # torch's own layers alone: a module of another origin may normalise inside, before it reads
     readers = {
         name: module
         for name, module in subject.need_modules().items()
-        if (isinstance(module, nn.Conv2d) and module.in_channels == 3)
-        or (isinstance(module, nn.Linear) and module.in_features == flat and subject.info.dim != flat)
+        if type(module).__module__.startswith("torch.nn.")
+        and not any(True for _ in module.children())
+        and (not isinstance(module, nn.Linear) or (module.in_features == flat and subject.info.dim != flat))
     }
-    with hooks([module.register_forward_pre_hook(note(name), with_kwargs=True) for name, module in readers.items()]):
+    with hooks([module.register_forward_hook(note(name), with_kwargs=True) for name, module in readers.items()]):
         subject.tokens(x)
     if not seen:
-        raise Skip("no convolution over 3 channels and no linear patch embedding was called")
+        raise Skip("no layer of torch.nn was seen to read the three channels, so what enters the network is unknown")
     return seen[0]
 
 
@@ -155,13 +162,18 @@ def _affine(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return slope.float(), (y.mean(1) - slope * x.mean(1)).float()
 
 
+def _generators() -> list[Tensor]:
+    """Returns the states of torch's global generators, of the CPU and of every GPU."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
+
+
 def check_determinism(subject: Subject) -> str:
     """The same pictures give bit-equal tokens, whatever the state of the global random generators."""
     x = subject.images
     torch.manual_seed(1)
-    before = torch.get_rng_state()
+    before = _generators()
     first = subject.tokens(x)
-    draws = not torch.equal(before, torch.get_rng_state())
+    draws = any(not torch.equal(a, b) for a, b in zip(before, _generators(), strict=True))
     torch.manual_seed(2)
     state = random.getstate(), np.random.get_state()
     try:
@@ -241,18 +253,19 @@ def check_frozen(subject: Subject) -> str:
         for parameter, value in module.named_parameters(recurse=False)
         if value.requires_grad
     ]
-    if trainable:
-        raise Failure(f"{len(trainable)} parameter(s) require grad: {_named(trainable)}")
     dropouts = [
-        name
-        for name, module in modules.items()
-        if isinstance(module, _DropoutNd) and module.training and module.p > 0
+        name for name, module in modules.items() if isinstance(module, _DropoutNd) and module.training and module.p > 0
     ]
-    if dropouts:
-        raise Failure(f"dropout is on in {len(dropouts)} module(s): {_named(dropouts)}")
     training = [name for name, module in modules.items() if module.training]
+    faults = []
+    if trainable:
+        faults.append(f"{len(trainable)} parameter(s) require grad: {_named(trainable)}")
+    if dropouts:
+        faults.append(f"dropout is on in {len(dropouts)} module(s): {_named(dropouts)}")
     if training:
-        raise Failure(f"{len(training)} module(s) are in training mode: {_named(training)}")
+        faults.append(f"{len(training)} module(s) are in training mode: {_named(training)}")
+    if faults:
+        raise Failure("; ".join(faults))
     return f"{len(modules)} modules in evaluation mode, no parameter requires grad"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ovbench._base.errors import OvbenchError
 from ovbench.encoders.base import Tap
 from ovbench.encoders.modeling.contract.subject import Failure, Skip, Subject, relative_difference
 
@@ -27,10 +28,23 @@ def check_fingerprint(subject: Subject) -> str:
             raise Failure(f"the fingerprint of {name} is not stable: two calls give two values")
     seen: dict[str, str] = {}
     for name, value in first.items():
-        if value in seen:
-            raise Failure(f"the fingerprint does not depend on the tap: {seen[value]} and {name} have the same one")
-        seen[value] = name
-    return f"{len(taps)} taps, {len(taps)} fingerprints, the same at a second call"
+        if value in seen and _differ(subject, taps[seen[value]], taps[name]):
+            raise Failure(
+                f"the fingerprint does not depend on the tap: {seen[value]} and {name} give other features under one "
+                "fingerprint, and a cache would mix them up"
+            )
+        seen.setdefault(value, name)
+    return f"{len(taps)} taps, {len(seen)} fingerprints, the same at a second call"
+
+
+def _differ(subject: Subject, one: Tap, other: Tap) -> bool:
+    """Returns whether two taps give different features; a tap that is refused gives none to mix up."""
+    x = subject.images[:1]
+    try:
+        a, b = subject.encoder.features(x, one), subject.encoder.features(x, other)
+    except OvbenchError:
+        return False
+    return (a.prefix is None) != (b.prefix is None) or relative_difference(a.tokens, b.tokens) > 0.0
 
 
 def check_fingerprint_builds(subject: Subject) -> str:
@@ -65,7 +79,9 @@ def check_random_weights(subject: Subject) -> str:
             raise Failure(f"weights=random:{seed} gives NaN or infinite tokens")
         prints[name] = encoder.fingerprint()
     if prints["random:0"] != prints["random:0 again"]:
-        raise Failure("weights=random:0 built twice gives two fingerprints: the weights do not come from the seed alone")
+        raise Failure(
+            "weights=random:0 built twice gives two fingerprints: the weights do not come from the seed alone"
+        )
     if prints["random:0"] == prints["random:1"]:
         raise Failure("random:0 and random:1 have the same fingerprint: it does not depend on the weights")
     if info.random_seed is None and subject.encoder.fingerprint() in prints.values():

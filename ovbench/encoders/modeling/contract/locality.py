@@ -37,10 +37,13 @@ class Movement:
         return self.share(lambda row, column: row * self.grid[1] + column)
 
     def share(self, rule: Callable[[int, int], int]) -> float:
-        """Returns the share of places whose token moved where `rule(row, column)` says; places it leaves do not count."""
+        """Returns the share of places whose token moved where `rule(row, column)` says.
+
+        Places that the rule takes out of the grid do not count; where they are most of all, nothing can be said: 0.
+        """
         expected = [rule(row, column) for row, column in self.places]
         inside = [(e, m) for e, m in zip(expected, self.moved, strict=True) if 0 <= e < self.grid[0] * self.grid[1]]
-        return sum(e == m for e, m in inside) / len(inside) if inside else 0.0
+        return sum(e == m for e, m in inside) / len(inside) if 2 * len(inside) > len(expected) else 0.0
 
 
 def choose_places(grid: tuple[int, int], seed: int, count: int = NUM_PLACES) -> list[tuple[int, int]]:
@@ -68,12 +71,16 @@ def explain(movement: Movement) -> str:
     )
     readings: dict[str, float] = {}
     for shift, _ in shifts.most_common(2):
-        if shift > 0:
-            text = f"tokens are shifted by {shift}: {shift} prefix token(s) (class or register) are kept in the grid"
-        elif shift < 0:
-            text = f"tokens are shifted by {shift}: the first {-shift} patch(es) are dropped"
-        else:
+        if shift == 0:
             continue
+        one = abs(shift) == 1
+        if shift > 0:
+            kept = (
+                "one prefix token (class or register) is" if one else f"{shift} prefix tokens (class or register) are"
+            )
+            text = f"tokens are shifted by {shift}: {kept} kept in the grid"
+        else:
+            text = f"tokens are shifted by {shift}: the first {'patch is' if one else f'{-shift} patches are'} dropped"
         readings[text] = movement.share(lambda row, column, shift=shift: row * columns + column + shift)
     for text, rule in {
         "the token that moves is at the transposed place: rows and columns of the grid are swapped": (
@@ -98,8 +105,8 @@ def measure(subject: Subject, tokens: Callable[[Tensor], Tensor]) -> Movement:
     margins: list[float] = []
     for row, column in places:
         changed = x.clone()
-        area = (slice(None), slice(None), slice(row * patch, (row + 1) * patch), slice(column * patch, (column + 1) * patch))
-        changed[area] = (changed[area] < 0.5).float()  # far from what was there, in every pixel
+        area = changed[:, :, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch]
+        area.copy_((area < 0.5).float())  # far from what was there, in every pixel
         movement = (tokens(changed).float() - base).norm(dim=-1).mean(dim=0) / scale  # [N]
         moved.append(int(movement.argmax()) if float(movement.max()) > 0.0 else None)
         index = row * subject.info.grid[1] + column
@@ -142,9 +149,7 @@ def check_locality_llm(subject: Subject) -> str:
     if not offers_llm_tokens(subject):
         raise Skip("the encoder has no blocks and is not offered to a language model")
     extra = subject.info.num_prefix if subject.info.llm_tap.prefix else 0
-    return _judge(
-        measure(subject, lambda x: subject.encoder.llm_tokens(x)[:, extra:].detach().cpu()), strict=False
-    )
+    return _judge(measure(subject, lambda x: subject.encoder.llm_tokens(x)[:, extra:].detach().cpu()), strict=False)
 
 
 def check_locality_latents(subject: Subject) -> str:

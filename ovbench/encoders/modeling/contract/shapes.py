@@ -73,7 +73,7 @@ def check_prepare(subject: Subject) -> str:
     shapes = {"RGB": (53, 71, 3), "L": (47, 31), "RGBA": (65, 33, 4)}
     for mode, shape in shapes.items():
         noise = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-        picture = Image.fromarray(noise.numpy(), mode)
+        picture = Image.fromarray(noise.numpy())
         prepared, again = subject.encoder.prepare(picture), subject.encoder.prepare(picture)
         if not isinstance(prepared, Tensor) or prepared.dtype != torch.float32:
             kind = prepared.dtype if isinstance(prepared, Tensor) else type(prepared).__name__
@@ -88,13 +88,14 @@ def check_prepare(subject: Subject) -> str:
             )
         if not torch.equal(prepared, again):
             raise Failure(f"the same picture in {mode} was prepared twice and differs")
+    size = (width, height) if subject.info.input.aspect != "pad" else (max(width, height),) * 2  # nothing is padded
     for name, level in (("black", 0), ("white", 255)):
-        prepared = subject.encoder.prepare(Image.new("RGB", (width, height), (level, level, level)))
+        prepared = subject.encoder.prepare(Image.new("RGB", size, (level, level, level)))
         off = float((prepared - level / 255).abs().max())
         if off > 1 / 255:
             raise Failure(f"a {name} picture becomes values that are off by {off:.3g}: the range is rescaled")
-    picture = Image.new("RGB", (width, height), (255, 0, 0))
-    picture.paste((0, 0, 255), (width // 2, 0, width, height))
+    picture = Image.new("RGB", size, (255, 0, 0))
+    picture.paste((0, 0, 255), (size[0] // 2, 0, *size))
     prepared = subject.encoder.prepare(picture)
     left, right = prepared[:, :, : width // 4].mean((1, 2)), prepared[:, :, -(width // 4) :].mean((1, 2))
     if float(left[2]) > float(left[0]) and float(right[0]) > float(right[2]):

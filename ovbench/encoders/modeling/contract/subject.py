@@ -33,7 +33,7 @@ class Subject:
     """One encoder under test."""
 
     encoder: Encoder
-    images: Tensor  # float32 [B, 3, H, W] in [0, 1]
+    pictures: Tensor  # float32 [B, 3, H, W] in [0, 1]
     seed: int
     modules: dict[str, nn.Module]  # every module that was found in the encoder, by name, without repetition
     digest: str | None  # of the weights before the first call; None where no module was found
@@ -45,6 +45,11 @@ class Subject:
     def info(self) -> EncoderInfo:
         """What the encoder declares."""
         return self.encoder.info
+
+    @property
+    def images(self) -> Tensor:
+        """The pictures, float32 [B, 3, H, W]: a copy, so an adapter that writes into them spoils no other check."""
+        return self.pictures.clone()
 
     @property
     def num_tokens(self) -> int:
@@ -76,11 +81,19 @@ def modules_of(encoder: object) -> dict[str, nn.Module]:
     def visit(value: object, name: str) -> None:
         if id(value) in seen:
             return
+        if isinstance(value, list | tuple | dict):
+            seen.add(id(value))
         if isinstance(value, nn.Module):
             for inner, module in value.named_modules():
                 if id(module) not in seen:
                     seen.add(id(module))
                     found[f"{name}.{inner}".strip(".") or type(module).__name__] = module
+        elif isinstance(value, list | tuple):
+            for index, part in enumerate(value):
+                visit(part, f"{name}.{index}".strip("."))
+        elif isinstance(value, dict):
+            for key, part in value.items():
+                visit(part, f"{name}.{key}".strip("."))
         elif isinstance(value, Encoder):
             seen.add(id(value))
             for attribute, part in getattr(value, "__dict__", {}).items():
