@@ -1,15 +1,13 @@
 """Planted faults: each adapter here breaks one promise, and the check of that promise must say so.
 
-The clean adapters are a transformers DINOv2 with registers and random weights on a grid that is not square, and the
-miniature encoders behind a plain object, as a third party may write one.
+The correct adapter is a transformers DINOv2 with registers and random weights, on a grid that is not square.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import Self
 from uuid import uuid4
 
 import pytest
@@ -21,11 +19,8 @@ from torch import Tensor, nn
 from ovbench._base.errors import ConfigError
 from ovbench._base.fingerprint import fingerprint
 from ovbench._base.lazy import require
-from ovbench.encoders.base import Encoder, EncoderInfo, Features, PreprocessSpec, Tap
-from ovbench.encoders.modeling.contract.locality import Movement, choose_places, explain
+from ovbench.encoders.base import EncoderInfo, Features, PreprocessSpec, Tap
 from ovbench.encoders.modeling.frozen import FrozenEncoder, check_images, weights_digest
-from ovbench.encoders.modeling.trunk import TrunkEncoder
-from ovbench.encoders.registry import load_encoder
 from ovbench.testing import check_encoder
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -118,46 +113,6 @@ class Dino(FrozenEncoder):
         return tokens.float().transpose(1, 2).reshape(len(tokens), -1, *self._info.grid).contiguous()
 
 
-class Plain:
-    """A correct adapter that is no module: it holds another encoder and passes calls on."""
-
-    def __init__(self, spec: str = "clip/mini") -> None:
-        self.inner = load_encoder(spec)
-
-    @property
-    def info(self) -> EncoderInfo:
-        return self.inner.info
-
-    def prepare(self, image: Image.Image) -> Tensor:
-        return self.inner.prepare(image)
-
-    def features(self, images_01: Tensor, tap: Tap | None = None) -> Features:
-        return self.inner.features(images_01, tap)
-
-    def llm_tokens(self, images_01: Tensor, tap: Tap | None = None) -> Tensor:
-        features = self.features(images_01, tap or self.info.llm_tap)
-        return features.tokens if features.prefix is None else torch.cat([features.prefix, features.tokens], dim=1)
-
-    def latents(self, images_01: Tensor, tap: Tap | None = None, *, resize: bool = False) -> Tensor:
-        del resize
-        tokens = self.features(images_01, tap or self.info.latent_tap).tokens
-        return tokens.float().transpose(1, 2).reshape(len(tokens), -1, *self.info.grid).contiguous()
-
-    def fingerprint(self, tap: Tap | None = None) -> str:
-        return self.inner.fingerprint(tap)
-
-
-class PlainVae(Plain):
-    """A correct adapter of a VAE, which decodes."""
-
-    def __init__(self) -> None:
-        super().__init__("vae/mini")
-
-    def decode(self, latents: Tensor) -> Tensor:
-        inner: Any = self.inner
-        return inner.decode(latents)
-
-
 # ---- order of the tokens
 
 
@@ -190,30 +145,10 @@ class RegisterUndeclared(RegisterKept):
     declared_prefix = PREFIX - 1
 
 
-class ClassTokenAsPatch(Plain):
-    def features(self, images_01: Tensor, tap: Tap | None = None) -> Features:
-        wanted = tap or Tap()
-        found = self.inner.features(images_01, replace(wanted, prefix=True))
-        assert found.prefix is not None
-        tokens = torch.cat([found.prefix, found.tokens[:, :-1]], dim=1)
-        return replace(found, tokens=tokens, prefix=found.prefix if wanted.prefix else None, tap=wanted)
-
-
-class SquareGridTransposed(Plain):
-    def features(self, images_01: Tensor, tap: Tap | None = None) -> Features:
-        found = self.inner.features(images_01, tap)
-        return replace(found, tokens=found.tokens.unflatten(1, (8, 8)).transpose(1, 2).flatten(1, 2))
-
-
 class LatentsTransposed(Dino):
     def latents(self, images_01: Tensor, tap: Tap | None = None, *, resize: bool = False) -> Tensor:
         latents = super().latents(images_01, tap, resize=resize)
         return latents.flatten(2).unflatten(2, (6, 4)).transpose(2, 3).contiguous()
-
-
-class SquareLatentsTransposed(Plain):
-    def latents(self, images_01: Tensor, tap: Tap | None = None, *, resize: bool = False) -> Tensor:
-        return super().latents(images_01, tap, resize=resize).transpose(2, 3).contiguous()
 
 
 class LatentsNotTransposed(Dino):
@@ -250,16 +185,6 @@ class ChannelsReversed(Dino):
         return super().normalise(x).flip(1)
 
 
-class VaeNormalisedTwice(Plain):
-    def __init__(self) -> None:
-        super().__init__("ovis3/mini")
-        assert isinstance(self.inner, TrunkEncoder)
-        vae = self.inner.vae
-        assert vae is not None
-        encode = vae.encode
-        vae.encode = lambda images_pm1: encode(images_pm1 * 2.0 - 1.0)
-
-
 class NoGuard(Dino):
     def guard(self, x: Tensor) -> Tensor:
         return x
@@ -285,11 +210,6 @@ class GuardAsserts(Dino):
 class PrepareNormalises(Dino):
     def prepare(self, image: Image.Image) -> Tensor:
         return self.normalise(super().prepare(image)[None])[0]
-
-
-class PrepareBgr(Dino):
-    def prepare(self, image: Image.Image) -> Tensor:
-        return super().prepare(image).flip(0)
 
 
 class LatentsInBfloat16(Dino):
@@ -322,21 +242,6 @@ class LayerNormOnLearnedNorm(Dino):
         return super().layernorm(normed, normed, eps)
 
 
-class DecodesToPm1(PlainVae):
-    def decode(self, latents: Tensor) -> Tensor:
-        return super().decode(latents) * 2.0 - 1.0
-
-
-class DecodesToInfinity(PlainVae):
-    def decode(self, latents: Tensor) -> Tensor:
-        return super().decode(latents) / 0.0
-
-
-class DecodeMissing(Plain):
-    def __init__(self) -> None:
-        super().__init__("vae/mini")
-
-
 # ---- state
 
 
@@ -356,8 +261,9 @@ class DropoutFunctionOn(Dino):
 class TrainHonoured(Dino):
     dropout = 0.2
 
-    def train(self, mode: bool = True) -> TrainHonoured:
-        return nn.Module.train(self, mode)
+    def train(self, mode: bool = True) -> Self:
+        nn.Module.train(self, mode)
+        return self
 
 
 class OneTrainable(Dino):
@@ -410,21 +316,6 @@ class WritesIntoPictures(Dino):
 # ---- identity
 
 
-class FingerprintConstant(Dino):
-    def fingerprint(self, tap: Tap | None = None) -> str:
-        return "constant"
-
-
-class FingerprintWithoutTap(Plain):
-    def fingerprint(self, tap: Tap | None = None) -> str:
-        return self.inner.fingerprint()
-
-
-class FingerprintUnstable(Dino):
-    def fingerprint(self, tap: Tap | None = None) -> str:
-        return super().fingerprint(tap) + uuid4().hex
-
-
 class FingerprintOfTheBuild(Dino):
     def __init__(self) -> None:
         super().__init__()
@@ -450,38 +341,27 @@ FAULTS: list[tuple[type, set[str], str, str]] = [
         "sequence",
         r"read 29 tokens, declared are 4 \+ 24 = 28.*not declared",
     ),
-    (ClassTokenAsPatch, LOCALITY, "locality-llm", r"shifted by 1: one prefix token \(class or register\) is kept"),
-    (SquareGridTransposed, LOCALITY, "locality-latents", "transposed place: rows and columns"),
     (LatentsTransposed, {"latents", "locality-latents"}, "latents", "rows and columns of the grid are transposed"),
-    (SquareLatentsTransposed, {"latents", "locality-latents"}, "locality-latents", "transposed place"),
     (LatentsNotTransposed, {"latents", "locality-latents"}, "latents", "without transposing channels"),
     (NormalisedTwice, {"normalisation"}, "normalisation", "normalised twice"),
     (NotNormalised, {"normalisation"}, "normalisation", "not normalised at all"),
     (NormalisedAsSiglip, {"normalisation"}, "normalisation", r"reads \[-1, 1\]"),
     (OtherStatistics, {"normalisation"}, "normalisation", r"mean \(0.25, 0.25, 0.25\) and std \(0.125, 0.125, 0.125\)"),
     (ChannelsReversed, {"normalisation"}, "normalisation", "BGR"),
-    (VaeNormalisedTwice, {"normalisation"}, "normalisation", "normalised twice"),
     (NoGuard, {"guard"}, "guard", "values of 2.0 is accepted"),
     (Clamped, {"guard"}, "guard", "clamped silently"),
     (GuardAsserts, {"guard"}, "guard", "raises AssertionError instead of an OvbenchError"),
     (PrepareNormalises, {"prepare"}, "prepare", "mean and std belong into features"),
-    (PrepareBgr, {"prepare"}, "prepare", "BGR"),
     (LatentsInBfloat16, {"latents"}, "latents", "bfloat16, always float32"),
     (LatentsOfAnotherTap, {"latents"}, "latents", r"another tap \(final\)"),
     (LlmTokensOfAnotherTap, {"llm_tokens"}, "llm_tokens", "differ by .* from features at the declared llm_tap"),
     (LayersOffByOne, {"taps"}, "taps", "layers are counted wrongly"),
     (LayersClipped, {"taps"}, "taps", "layer 4 is accepted"),
     (LayerNormOnLearnedNorm, {"taps"}, "taps", "a learned norm is under it"),
-    (DecodesToPm1, {"decode"}, "decode", r"nearer to \[-1, 1\]"),
-    (DecodesToInfinity, {"decode"}, "decode", "NaN or infinite"),
-    (DecodeMissing, {"decode"}, "decode", "there is no method decode"),
     (TrainHonoured, {"train"}, "train", r"train\(\) switches \d+ module\(s\) to training mode"),
     (OneTrainable, {"frozen", "train"}, "frozen", r"1 parameter\(s\) require grad: 'dino.layernorm.weight'"),
     (InferenceMode, {"autograd"}, "autograd", "torch.no_grad instead of torch.inference_mode"),
     (WithGradient, {"autograd"}, "autograd", "does not run under torch.no_grad"),
-    (FingerprintConstant, {"fingerprint"}, "fingerprint", "does not depend on the tap"),
-    (FingerprintWithoutTap, {"fingerprint"}, "fingerprint", "does not depend on the tap"),
-    (FingerprintUnstable, {"fingerprint", "fingerprint-builds"}, "fingerprint", "two calls give two values"),
     (FingerprintOfTheBuild, {"fingerprint-builds"}, "fingerprint-builds", "two builds of the same encoder differ"),
     (CountsCalls, {"state"}, "state", "changed weights or buffers"),
 ]
@@ -499,9 +379,8 @@ WIDE: list[tuple[type, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize("factory", [Dino, Plain, partial(Plain, "ovis3/mini"), PlainVae])
-def test_a_correct_adapter_passes(factory: Callable[[], Encoder]) -> None:
-    report = check_encoder(factory)
+def test_the_correct_adapter_passes() -> None:
+    report = check_encoder(Dino)
     report.raise_if_failed()
     assert len(report.results) == 25
 
@@ -515,64 +394,11 @@ def test_everything_that_can_be_looked_at_in_a_module_is_looked_at() -> None:
 def test_a_planted_fault_fails_its_checks_alone(adapter: type, failing: set[str], check: str, text: str) -> None:
     report = check_encoder(adapter)
     assert {result.name for result in report.failures} == failing, str(report)
-    with pytest.raises(AssertionError, match=text):
-        raise AssertionError(report[check].detail)
+    assert re.search(text, report[check].detail), report[check].detail
 
 
 @pytest.mark.parametrize(("adapter", "check", "text"), WIDE, ids=[f"{fault[0].__name__}-{fault[1]}" for fault in WIDE])
 def test_a_fault_that_spoils_much_is_named_by_its_own_check(adapter: type, check: str, text: str) -> None:
     report = check_encoder(adapter)
     assert report[check].outcome == "failed", str(report)
-    with pytest.raises(AssertionError, match=text):
-        raise AssertionError(report[check].detail)
-
-
-def _movement(rule: Callable[[int, int], int], grid: tuple[int, int], wrong: int) -> Movement:
-    """Every place moves the token that `rule` says, but for the first `wrong`, which move one at random."""
-    places = choose_places(grid, seed=0)
-    moved: list[int | None] = [rule(row, column) for row, column in places]
-    generator = torch.Generator().manual_seed(0)
-    moved[:wrong] = torch.randint(0, grid[0] * grid[1], (wrong,), generator=generator).tolist()
-    return Movement(grid=grid, places=places, moved=moved)
-
-
-@pytest.mark.parametrize("grid", [(8, 8), (27, 27), (3, 11), (1, 5), (2, 2)])
-def test_places_are_distinct_hold_the_corners_and_leave_the_diagonal(grid: tuple[int, int]) -> None:
-    rows, columns = grid
-    places = choose_places(grid, seed=4)
-    assert len(set(places)) == len(places) == min(12, len(places))
-    assert {(0, 0), (0, columns - 1), (rows - 1, 0), (rows - 1, columns - 1)} <= set(places)
-    assert sum(row == column for row, column in places) <= 2
-    assert len(places) == 12 or rows * columns < 20
-    assert places == choose_places(grid, seed=4)
-
-
-def test_a_clear_majority_passes_though_some_places_disagree() -> None:
-    movement = _movement(lambda row, column: row * 9 + column, (9, 9), wrong=4)
-    assert explain(movement) == ""
-    assert movement.own == pytest.approx(8 / 12)
-
-
-def test_the_fault_is_named_though_some_places_disagree() -> None:
-    assert "swapped" in explain(_movement(lambda row, column: column * 9 + row, (9, 9), wrong=4))
-    assert "shifted by -3: the first 3 patches are" in explain(_movement(lambda r, c: r * 9 + c - 3, (9, 9), wrong=3))
-
-
-def test_a_movement_without_an_order_is_not_given_a_name() -> None:
-    assert explain(_movement(lambda row, column: 0, (9, 9), wrong=12)) == ""
-
-
-class HalfStill(Plain):
-    """Tokens in order, half of which hardly see the picture: nothing can be concluded."""
-
-    def llm_tokens(self, images_01: Tensor, tap: Tap | None = None) -> Tensor:
-        tokens = super().llm_tokens(images_01, tap).clone()
-        for row, column in choose_places((8, 8), seed=0)[:7]:
-            tokens[:, row * 8 + column] = 1.0
-        return tokens
-
-
-def test_what_cannot_be_decided_is_skipped_and_not_passed() -> None:
-    result = check_encoder(HalfStill)["locality-llm"]
-    assert result.outcome == "skipped"
-    assert result.detail.startswith("not conclusive: at 5 of 12 places")
+    assert re.search(text, report[check].detail), report[check].detail

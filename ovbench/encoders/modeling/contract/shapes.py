@@ -80,24 +80,25 @@ def check_prepare(subject: Subject) -> str:
             raise Failure(f"prepare gives {kind} for a picture in {mode}, not a float32 tensor")
         if tuple(prepared.shape) != (3, height, width):
             raise Failure(f"prepare gives {list(prepared.shape)} for a picture in {mode}, not [3, {height}, {width}]")
-        low, high = float(prepared.min()), float(prepared.max())
-        if not (low >= 0.0 and high <= 1.0):
+        least, most = float(prepared.min()), float(prepared.max())
+        if not (least >= 0.0 and most <= 1.0):
             raise Failure(
-                f"prepare gives values {low:.3g} … {high:.3g} for a picture in {mode}, not [0, 1]: "
+                f"prepare gives values {least:.3g} … {most:.3g} for a picture in {mode}, not [0, 1]: "
                 "mean and std belong into features"
             )
         if not torch.equal(prepared, again):
             raise Failure(f"the same picture in {mode} was prepared twice and differs")
-    size = (width, height) if subject.info.input.aspect != "pad" else (max(width, height),) * 2  # nothing is padded
+    square = subject.info.input.aspect == "pad"  # such a picture is not padded
+    high, wide = (max(height, width),) * 2 if square else (height, width)
     for name, level in (("black", 0), ("white", 255)):
-        prepared = subject.encoder.prepare(Image.new("RGB", size, (level, level, level)))
+        prepared = subject.encoder.prepare(Image.new("RGB", (wide, high), (level, level, level)))
         off = float((prepared - level / 255).abs().max())
         if off > 1 / 255:
             raise Failure(f"a {name} picture becomes values that are off by {off:.3g}: the range is rescaled")
-    picture = Image.new("RGB", size, (255, 0, 0))
-    picture.paste((0, 0, 255), (size[0] // 2, 0, *size))
-    prepared = subject.encoder.prepare(picture)
-    left, right = prepared[:, :, : width // 4].mean((1, 2)), prepared[:, :, -(width // 4) :].mean((1, 2))
+    picture = Image.new("RGB", (wide, high), (255, 0, 0))
+    picture.paste((0, 0, 255), (wide // 2, 0, wide, high))
+    prepared, quarter = subject.encoder.prepare(picture), width // 4
+    left, right = prepared[:, :, :quarter].mean((1, 2)), prepared[:, :, -quarter:].mean((1, 2))
     if float(left[2]) > float(left[0]) and float(right[0]) > float(right[2]):
         raise Failure("a picture with red on the left has blue there: BGR order, or mirrored")
     if not (float(left[0]) > 0.9 and float(right[2]) > 0.9):
@@ -300,7 +301,8 @@ def check_decode(subject: Subject) -> str:
     """Where `decode` is supported, it turns latents back into pictures in about [0, 1]."""
     if not subject.info.supports_decode:
         raise Skip("the encoder does not declare supports_decode")
-    if not callable(decode := getattr(subject.encoder, "decode", None)):
+    decode: Any = getattr(subject.encoder, "decode", None)
+    if decode is None:
         raise Failure("supports_decode is declared, and there is no method decode")
     x = subject.images[:2]
     got = decode(subject.encoder.latents(x)).detach().cpu().float()
