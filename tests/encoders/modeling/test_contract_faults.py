@@ -212,11 +212,6 @@ class PrepareNormalises(Dino):
         return self.normalise(super().prepare(image)[None])[0]
 
 
-class LatentsInBfloat16(Dino):
-    def latents(self, images_01: Tensor, tap: Tap | None = None, *, resize: bool = False) -> Tensor:
-        return super().latents(images_01, tap, resize=resize).bfloat16()
-
-
 class LatentsOfAnotherTap(Dino):
     def latents(self, images_01: Tensor, tap: Tap | None = None, *, resize: bool = False) -> Tensor:
         return super().latents(images_01, tap or Tap(), resize=resize)
@@ -352,7 +347,6 @@ FAULTS: list[tuple[type, set[str], str, str]] = [
     (Clamped, {"guard"}, "guard", "clamped silently"),
     (GuardAsserts, {"guard"}, "guard", "raises AssertionError instead of an OvbenchError"),
     (PrepareNormalises, {"prepare"}, "prepare", "mean and std belong into features"),
-    (LatentsInBfloat16, {"latents"}, "latents", "bfloat16, always float32"),
     (LatentsOfAnotherTap, {"latents"}, "latents", r"another tap \(final\)"),
     (LlmTokensOfAnotherTap, {"llm_tokens"}, "llm_tokens", "differ by .* from features at the declared llm_tap"),
     (LayersOffByOne, {"taps"}, "taps", "layers are counted wrongly"),

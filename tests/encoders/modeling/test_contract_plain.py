@@ -14,11 +14,13 @@ from uuid import uuid4
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ovbench.encoders.base import Encoder, EncoderInfo, Features, Tap
 from ovbench.encoders.modeling.contract.locality import Movement, choose_places, explain
+from ovbench.encoders.modeling.frozen import check_images
 from ovbench.encoders.modeling.trunk import TrunkEncoder
 from ovbench.encoders.registry import load_encoder
 from ovbench.testing import check_encoder
@@ -131,6 +133,75 @@ class PrepareBgr(Plain):
         return super().prepare(image).flip(0)
 
 
+class LatentsInBfloat16(Plain):
+    def latents(self, images_01: Tensor, tap: Tap | None = None, *, resize: bool = False) -> Tensor:
+        return super().latents(images_01, tap, resize=resize).bfloat16()
+
+
+class LinearPatches(Plain):
+    """A correct adapter whose patches are embedded by a linear layer, and that has no blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(192, 32).requires_grad_(False).eval()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.embed.reset_parameters()
+        tap = Tap()
+        self.facts = replace(self.inner.info, name="linear", dim=32, depth=0, num_prefix=0, llm_tap=tap, latent_tap=tap)
+
+    @property
+    def info(self) -> EncoderInfo:
+        return self.facts
+
+    def normalise(self, x: Tensor) -> Tensor:
+        return x * 2.0 - 1.0
+
+    @torch.no_grad()
+    def features(self, images_01: Tensor, tap: Tap | None = None) -> Features:
+        check_images(images_01, (64, 64))
+        patches = F.unfold(self.normalise(images_01), 8, stride=8).transpose(1, 2)
+        return Features(tokens=self.embed(patches), prefix=None, pooled=None, grid=(8, 8), tap=tap or Tap())
+
+
+class LinearNormalisedTwice(LinearPatches):
+    def normalise(self, x: Tensor) -> Tensor:
+        return super().normalise(super().normalise(x))
+
+
+class LinearOtherwiseNormalised(LinearPatches):
+    def normalise(self, x: Tensor) -> Tensor:
+        return x.square()
+
+
+class NormalisesInsideAModule(Plain):
+    """A correct adapter in which a module of its own, and not the encoder, makes [-1, 1] of [0, 1]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        assert isinstance(self.inner, TrunkEncoder)
+        vit = self.inner.vit
+        self.to_pm1 = nn.BatchNorm2d(3, eps=0.0, momentum=0.0).requires_grad_(False).eval()
+        assert self.to_pm1.running_mean is not None
+        assert self.to_pm1.running_var is not None
+        self.to_pm1.running_mean.fill_(0.5)
+        self.to_pm1.running_var.fill_(0.25)
+        vit.register_forward_pre_hook(lambda module, inputs: (self.to_pm1((inputs[0] + 1.0) / 2.0), *inputs[1:]))
+
+
+class OnePatchTooFew(Plain):
+    def features(self, images_01: Tensor, tap: Tap | None = None) -> Features:
+        found = self.inner.features(images_01, tap)
+        return replace(found, tokens=found.tokens[:, 1:])
+
+
+class ClassTokenTooMany(Plain):
+    def features(self, images_01: Tensor, tap: Tap | None = None) -> Features:
+        found = self.inner.features(images_01, replace(tap or Tap(), prefix=True))
+        assert found.prefix is not None
+        return replace(found, tokens=torch.cat([found.prefix, found.tokens], dim=1))
+
+
 FAULTS: list[tuple[type, set[str], str, str]] = [
     # adapter, every check that fails, the one whose text is looked at, what it says
     (ClassTokenAsPatch, LOCALITY, "locality-llm", r"shifted by 1: one prefix token \(class or register\) is kept"),
@@ -144,12 +215,36 @@ FAULTS: list[tuple[type, set[str], str, str]] = [
     (FingerprintConstant, {"fingerprint"}, "fingerprint", "does not depend on the tap"),
     (FingerprintUnstable, {"fingerprint", "fingerprint-builds"}, "fingerprint", "two calls give two values"),
     (PrepareBgr, {"prepare"}, "prepare", "BGR"),
+    (LatentsInBfloat16, {"latents"}, "latents", "bfloat16, always float32"),
+    (LinearNormalisedTwice, {"normalisation"}, "normalisation", "'embed' does not read .*normalised twice"),
+    (LinearOtherwiseNormalised, {"normalisation"}, "normalisation", "'embed' does not read .*largest difference"),
 ]
 
 
-@pytest.mark.parametrize("factory", [Plain, partial(Plain, "ovis3/mini"), PlainVae])
+@pytest.mark.parametrize(
+    "factory", [Plain, partial(Plain, "ovis3/mini"), PlainVae, LinearPatches, NormalisesInsideAModule]
+)
 def test_a_correct_adapter_passes(factory: Callable[[], Encoder]) -> None:
     check_encoder(factory).raise_if_failed()
+
+
+def test_normalisation_is_read_at_a_linear_embedding_and_behind_a_module_that_normalises() -> None:
+    for factory, name in ((LinearPatches, "embed"), (NormalisesInsideAModule, "inner.vit.conv1")):
+        result = check_encoder(factory)["normalisation"]
+        assert (result.outcome, result.detail.split("'")[1]) == ("passed", name)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "text"),
+    [
+        (OnePatchTooFew, r"\[4, 63, 128\], declared are \[4, 64, 128\]: 1 too few, patches are dropped"),
+        (ClassTokenTooMany, r"\[4, 65, 128\], declared .*: 1 too many, a class or register token is kept"),
+    ],
+)
+def test_a_wrong_count_of_tokens_names_what_is_lost_or_kept(adapter: type, text: str) -> None:
+    report = check_encoder(adapter)
+    assert report["features"].outcome == "failed"
+    assert re.search(text, report["features"].detail), report["features"].detail
 
 
 def test_modules_inside_a_plain_object_are_looked_at_and_its_train_is_not() -> None:

@@ -121,37 +121,40 @@ def check_normalisation(subject: Subject) -> str:
     """What enters the network is (images - mean) / std of the declared mean and std, once."""
     info, x = subject.info, subject.images[:2]
     name, got = _first_reader(subject, x)
-    wanted = _normalise(x, info.mean, info.std)
     rows, columns = (side // info.patch_px * info.patch_px for side in info.input.size)
     linear = got.ndim == 3
-    if linear:  # the order of values inside a patch is the model's own: compare them sorted, picture by picture
-        wanted, got = wanted[:, :, :rows, :columns].flatten(1).sort().values, got.flatten(1).sort().values
-    if got.shape != wanted.shape:
+
+    def arrange(images: Tensor) -> Tensor:
+        # the order of values inside a linear layer's patch is the model's own: compare them sorted, per picture
+        return images[:, :, :rows, :columns].flatten(1).sort().values if linear else images
+
+    got = got.flatten(1).sort().values if linear else got
+    declared = _normalise(x, info.mean, info.std)
+    if got.shape != arrange(declared).shape:
         raise Skip(f"'{name}' reads {list(got.shape)}, not the pictures' {list(x.shape)}: the network resizes them")
-    bound = 1e-4 if info.num_params_frontend else max(1e-4, min(2e-2, subject.tolerance()))
-    if float((got - wanted).abs().max()) <= bound:
-        return f"'{name}' reads (images - mean) / std, to {float((got - wanted).abs().max()):.1g}"
-    declared = f"'{name}' does not read (images - mean) / std with mean {info.mean} and std {info.std}: "
-    if linear:
-        raise Failure(f"{declared}values lie in {float(got.min()):.2f} … {float(got.max()):.2f}")
+    bound = 1e-4 if info.num_params_frontend else max(1e-4, min(2e-2, subject.tolerance))
+    off = float((got - arrange(declared)).abs().max())
+    if off <= bound:
+        return f"'{name}' reads (images - mean) / std, to {off:.1g}"
+    fault = f"'{name}' does not read (images - mean) / std with mean {info.mean} and std {info.std}: "
     for text, candidate in {
-        "normalised twice": _normalise(wanted, info.mean, info.std),
+        "normalised twice": _normalise(declared, info.mean, info.std),
         "not normalised at all, it reads [0, 1]": x,
         "it reads [-1, 1]": _normalise(x, *_HALF),
         "it reads CLIP's normalisation": _normalise(x, *_CLIP),
         "it reads ImageNet's normalisation": _normalise(x, *_IMAGENET),
         "it reads 0 … 255": x * 255,
-        "it reads BGR instead of RGB": wanted.flip(1),
+        "it reads BGR instead of RGB": declared.flip(1),
     }.items():
-        if float((got - candidate).abs().max()) <= bound:
-            raise Failure(declared + text)
-    slope, offset = _affine(x, got)
-    fitted = slope.view(1, 3, 1, 1) * x + offset.view(1, 3, 1, 1)
-    if float((got - fitted).abs().max()) <= 10 * bound:
-        means = ", ".join(f"{-b / a:.4g}" for a, b in zip(slope.tolist(), offset.tolist(), strict=True))
-        stds = ", ".join(f"{1 / a:.4g}" for a in slope.tolist())
-        raise Failure(f"{declared}it reads mean ({means}) and std ({stds})")
-    raise Failure(f"{declared}largest difference {float((got - wanted).abs().max()):.3g}")
+        if float((got - arrange(candidate)).abs().max()) <= bound:
+            raise Failure(fault + text)
+    if not linear:
+        slope, offset = _affine(x, got)
+        if float((got - slope.view(1, 3, 1, 1) * x - offset.view(1, 3, 1, 1)).abs().max()) <= 10 * bound:
+            means = ", ".join(f"{-b / a:.4g}" for a, b in zip(slope.tolist(), offset.tolist(), strict=True))
+            stds = ", ".join(f"{1 / a:.4g}" for a in slope.tolist())
+            raise Failure(f"{fault}it reads mean ({means}) and std ({stds})")
+    raise Failure(f"{fault}largest difference {off:.3g}")
 
 
 def _affine(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,7 +202,7 @@ def check_determinism(subject: Subject) -> str:
 def check_batch(subject: Subject) -> str:
     """The tokens of a picture do not depend on the pictures beside it, nor on its place in the batch."""
     x = torch.cat([subject.images, 1.0 - subject.images])[:5]
-    bound = subject.tolerance()
+    bound = subject.tolerance
     together = subject.tokens(x)
     alone = torch.cat([subject.tokens(x[i : i + 1]) for i in range(len(x))])
     order = torch.roll(torch.arange(len(x)), 2)

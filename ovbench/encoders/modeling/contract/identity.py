@@ -58,7 +58,7 @@ def check_fingerprint_builds(subject: Subject) -> str:
             "weights that are drawn anew)"
         )
     x = subject.images[:2]
-    if (off := relative_difference(other.features(x).tokens, subject.tokens(x))) > subject.tolerance():
+    if (off := relative_difference(other.features(x).tokens, subject.tokens(x))) > subject.tolerance:
         raise Failure(f"two builds have the same fingerprint, and their tokens differ by {off:.2g}")
     return "two builds have the same fingerprint and tokens"
 

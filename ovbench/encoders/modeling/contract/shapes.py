@@ -145,7 +145,7 @@ def check_taps(subject: Subject) -> str:
             a, b = (subject.tokens(x, Tap(layer=layer, norm="none")) for layer in (negative, positive))
         except OvbenchError as error:
             raise Skip(f"the encoder refuses a tap: {error.what}") from error
-        if relative_difference(a, b) > subject.tolerance():
+        if relative_difference(a, b) > subject.tolerance:
             raise Failure(f"layer {negative} is not layer {positive}, though L is {depth}: layers are counted wrongly")
     if relative_difference(subject.tokens(x, Tap(layer=0)), subject.tokens(x, Tap(layer=depth, norm="none"))) == 0.0:
         raise Failure("layers 0 and L are equal: the tap is not obeyed")
@@ -156,7 +156,7 @@ def check_taps(subject: Subject) -> str:
     stream = subject.tokens(x, Tap(layer=depth, norm="none")).float()
     normed = subject.tokens(x, Tap(layer=depth, norm="layernorm", eps=1e-6)).float()
     off = relative_difference(normed, F.layer_norm(stream, stream.shape[-1:], eps=1e-6))
-    if off > subject.tolerance():
+    if off > subject.tolerance:
         raise Failure(
             f"norm 'layernorm' differs by {off:.2g} from LayerNorm without affine of the residual stream: "
             "a learned norm is under it"
@@ -262,7 +262,7 @@ def check_latents(subject: Subject) -> str:
     if not got.is_contiguous():
         raise Failure("latents are not contiguous: a reshape without .contiguous()")
     tokens = subject.tokens(x, info.latent_tap)
-    bound = 1e-6 if tokens.dtype == torch.float32 else subject.tolerance()
+    bound = 1e-6 if tokens.dtype == torch.float32 else subject.tolerance
     off = relative_difference(got, _as_latents(tokens, info.grid))
     if off <= bound:
         return f"float32 {list(got.shape)}, equal to the tokens of latent_tap"
@@ -284,7 +284,7 @@ def check_latents(subject: Subject) -> str:
 def check_resize(subject: Subject) -> str:
     """`latents(resize=True)` leaves pictures of the right size alone and takes pictures of another."""
     x = subject.images[:2]
-    if relative_difference(subject.encoder.latents(x, resize=True), subject.encoder.latents(x)) > subject.tolerance():
+    if relative_difference(subject.encoder.latents(x, resize=True), subject.encoder.latents(x)) > subject.tolerance:
         raise Failure("resize=True changes the latents of pictures that already have the encoder's size")
     half = F.interpolate(x, scale_factor=0.5, mode="area")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -66,8 +67,9 @@ class Subject:
             raise Skip("the encoder shows no torch module: neither itself nor one of its attributes is one")
         return self.modules
 
+    @cached_property
     def tolerance(self) -> float:
-        """Returns the bound for the coarsest type the network computes in, as far as it can be seen."""
+        """The bound for the coarsest type the network computes in, as far as it can be seen."""
         types = {self.tokens(self.images[:1]).dtype}
         types |= {parameter.dtype for module in self.modules.values() for parameter in module.parameters(recurse=False)}
         return max(TOLERANCES.get(dtype, 1e-4) for dtype in types)
