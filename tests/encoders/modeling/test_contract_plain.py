@@ -247,6 +247,23 @@ def test_a_wrong_count_of_tokens_names_what_is_lost_or_kept(adapter: type, text:
     assert re.search(text, report["features"].detail), report["features"].detail
 
 
+class Drifts(Plain):
+    """Keeps a state: every call adds a little more to the tokens."""
+
+    calls = 0
+
+    def features(self, images_01: Tensor, tap: Tap | None = None) -> Features:
+        found = self.inner.features(images_01, tap)
+        self.calls += 1
+        return replace(found, tokens=found.tokens + 1e-3 * self.calls)
+
+
+def test_a_state_between_calls_is_told_from_a_random_draw() -> None:
+    result = check_encoder(Drifts)["determinism"]
+    assert result.outcome == "failed"
+    assert result.detail.endswith(": a state is kept between calls")
+
+
 def test_modules_inside_a_plain_object_are_looked_at_and_its_train_is_not() -> None:
     skipped = {result.name for result in check_encoder(Plain).results if result.outcome == "skipped"}
     assert skipped == {"resize", "decode", "train", "random-weights"}
