@@ -1,0 +1,1 @@
+"""The checks behind `ovbench check`: each compares one promise of the encoder contract with what an adapter does."""
