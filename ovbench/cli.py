@@ -256,6 +256,27 @@ def encoders(action: Action = "list", name: Name = None, json_output: Json = Fal
 
 @app.command()
 @guarded
+def check(
+    encoder: Annotated[str, typer.Argument(help="Spec string, e.g. clip/mini or timm:/folder.")],
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    dtype: Annotated[str, typer.Option("--dtype", help="Of the encoder: float32, bfloat16 or float16.")] = "float32",
+    seed: Annotated[int, typer.Option("--seed", help="Of the pictures and places that are looked at.")] = 0,
+    json_output: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Hold an encoder adapter against every promise of the contract; exit code 2 when one is broken."""
+    _setup(verbose)
+    from ovbench.encoders.base import check_dtype_name
+    from ovbench.testing import check_encoder, rows_of
+
+    report = check_encoder(encoder, device=device, dtype=check_dtype_name(dtype), seed=seed)
+    _rows(rows_of(report), json_output)
+    if not report.passed:
+        raise typer.Exit(2)
+
+
+@app.command()
+@guarded
 def tasks(
     action: Action = "list",
     name: Name = None,

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor
 
 from ovbench._base.errors import ConfigError
-from ovbench.encoders.base import Encoder, Family, Features, LoadRequest, Tap
+from ovbench.encoders.base import Encoder, Family, Features, LoadRequest, PreprocessSpec, Tap
 from ovbench.encoders.modeling.frozen import weights_digest
-from ovbench.encoders.modeling.trunk import TrunkEncoder, untrained_trunk
+from ovbench.encoders.modeling.tokens import Network, TokenEncoder
+from ovbench.encoders.modeling.trunk import untrained_trunk
 from ovbench.encoders.registry import EncoderSpec, families, load_encoder, parse_encoder
 from ovbench.testing import CheckReport, check_encoder, rows_of
 
@@ -37,8 +39,21 @@ def _spec(load: Callable[[int], Encoder]) -> EncoderSpec:
     return replace(spec, family=family)
 
 
-def _seeded(seed: int) -> TrunkEncoder:
-    encoder = TrunkEncoder(name="seeded/mini", vit=untrained_trunk(seed), vae=None, device=torch.device("cpu"))
+def _parts(name: str, seed: int) -> dict[str, Any]:
+    vit = untrained_trunk(seed)
+    network = Network(
+        model=vit,
+        blocks=tuple(vit.transformer.resblocks),
+        run=vit,
+        dim=128,
+        grid=(8, 8),
+        num_prefix=1,
+    )
+    return {"name": name, "network": network, "input": PreprocessSpec(size=(64, 64))}
+
+
+def _seeded(seed: int) -> TokenEncoder:
+    encoder = TokenEncoder(**_parts("seeded/mini", seed))
     encoder._info = replace(encoder._info, random_seed=seed)
     return encoder
 
@@ -77,9 +92,9 @@ def test_a_built_encoder_is_checked_and_what_needs_a_second_build_is_skipped() -
 
 
 def test_a_class_is_a_factory() -> None:
-    class Mine(TrunkEncoder):
+    class Mine(TokenEncoder):
         def __init__(self) -> None:
-            super().__init__(name="mine", vit=untrained_trunk(3), vae=None, device=torch.device("cpu"))
+            super().__init__(**_parts("mine", 3))
 
     report = check_encoder(Mine)
     assert report.encoder == "mine"
@@ -130,17 +145,16 @@ def test_faulty_random_weights_are_named(load: Callable[[int], Encoder], text: s
 
 
 def test_random_weights_are_skipped_with_the_reason() -> None:
-    without = replace(parse_encoder("clip/mini"), family=replace(families()["clip"], options={}))
+    without = replace(parse_encoder("clip/mini"), family=replace(families()["clip"], provider="another package"))
     assert check_encoder(without)["random-weights"].detail == "the encoder 'clip' has no option 'weights'"
-    with_file = replace(_spec(_seeded), source="weights.safetensors")
-    assert check_encoder(with_file)["random-weights"].detail == "the spec names a weights file of its own"
+    assert "a built encoder" in check_encoder(load_encoder("random"))["random-weights"].detail
 
 
-class Breaks(TrunkEncoder):
+class Breaks(TokenEncoder):
     """Fails inside its own code."""
 
     def __init__(self) -> None:
-        super().__init__(name="breaks", vit=untrained_trunk(3), vae=None, device=torch.device("cpu"))
+        super().__init__(**_parts("breaks", 3))
 
     def features(self, images_01: Tensor, tap: Tap | None = None) -> Features:
         raise KeyError("lost")
@@ -210,7 +224,7 @@ def test_wrong_settings_are_refused() -> None:
 
 def test_the_callers_random_state_mode_and_encoder_are_left_alone() -> None:
     encoder = load_encoder("clip/mini")
-    assert isinstance(encoder, TrunkEncoder)
+    assert isinstance(encoder, TokenEncoder)
     digest = weights_digest(encoder)
     torch.manual_seed(11)
     random.seed(11)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast, get_args, runtime_checkable
 
 from ovbench._base.errors import ConfigError
+from ovbench._base.names import unknown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,6 +28,17 @@ def check_device_name(device: str) -> None:
     """
     if not _DEVICE.fullmatch(device):
         raise ConfigError(f"unknown device '{device}'", where="--device", fix="use cpu, cuda or cuda:N")
+
+
+def check_dtype_name(dtype: str) -> DType:
+    """Returns the name of a type that encoders compute in.
+
+    Raises:
+        ConfigError: It is another.
+    """
+    if dtype not in get_args(DType):
+        raise unknown("dtype", dtype, get_args(DType), where="--dtype")
+    return cast(DType, dtype)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

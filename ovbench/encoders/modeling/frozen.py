@@ -136,7 +136,7 @@ def check_range(images_01: Tensor) -> None:
             where="Encoder.features",
             fix="divide uint8 pictures by 255, as Encoder.prepare does",
         )
-    low, high = (float(value) for value in images_01.aminmax())
+    low, high = (float(value) for value in images_01.detach().aminmax())
     if not (low >= -0.01 and high <= 1.01):  # also catches NaN
         raise ConfigError(
             f"image values must lie in [0, 1], got {low:.3g} … {high:.3g}",

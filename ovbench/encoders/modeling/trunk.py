@@ -99,7 +99,9 @@ def load_trunk(request: LoadRequest) -> TokenEncoder:
     variant = request.variant
     vae = load_tiny_vae(asset(variant.frontend)) if variant.frontend else None
     if variant.origin == "untrained":
-        vit = untrained_trunk(int(request.options.get("seed", "0")))
+        seed = int(request.options.get("seed", "0")) if request.random_seed is None else request.random_seed
+        request = replace(request, random_seed=seed)
+        vit = untrained_trunk(seed)
     else:
         path = Path(request.source) if request.source else asset(variant.weights)
         stored = read_weights(path)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ovbench.encoders.base import Encoder, EncoderInfo, Features, Tap
 from ovbench.encoders.modeling.contract.locality import Movement, choose_places, explain
 from ovbench.encoders.modeling.frozen import check_images
-from ovbench.encoders.modeling.trunk import TrunkEncoder
+from ovbench.encoders.modeling.tokens import TokenEncoder
 from ovbench.encoders.registry import load_encoder
 from ovbench.testing import check_encoder
 
@@ -91,8 +91,8 @@ class SquareLatentsTransposed(Plain):
 class VaeNormalisedTwice(Plain):
     def __init__(self) -> None:
         super().__init__("ovis3/mini")
-        assert isinstance(self.inner, TrunkEncoder)
-        vae = self.inner.vae
+        assert isinstance(self.inner, TokenEncoder)
+        vae = self.inner.frontend
         assert vae is not None
         encode = vae.encode
         vae.encode = lambda images_pm1: encode(images_pm1 * 2.0 - 1.0)
@@ -179,8 +179,8 @@ class NormalisesInsideAModule(Plain):
 
     def __init__(self) -> None:
         super().__init__()
-        assert isinstance(self.inner, TrunkEncoder)
-        vit = self.inner.vit
+        assert isinstance(self.inner, TokenEncoder)
+        vit = self.inner.model
         self.to_pm1 = nn.BatchNorm2d(3, eps=0.0, momentum=0.0).requires_grad_(False).eval()
         assert self.to_pm1.running_mean is not None
         assert self.to_pm1.running_var is not None
@@ -229,7 +229,7 @@ def test_a_correct_adapter_passes(factory: Callable[[], Encoder]) -> None:
 
 
 def test_normalisation_is_read_at_a_linear_embedding_and_behind_a_module_that_normalises() -> None:
-    for factory, name in ((LinearPatches, "embed"), (NormalisesInsideAModule, "inner.vit.conv1")):
+    for factory, name in ((LinearPatches, "embed"), (NormalisesInsideAModule, "inner.model.conv1")):
         result = check_encoder(factory)["normalisation"]
         assert (result.outcome, result.detail.split("'")[1]) == ("passed", name)
 
