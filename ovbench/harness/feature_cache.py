@@ -23,7 +23,7 @@ import torch
 from ovbench._base.errors import DataError
 from ovbench._base.files import folder_lock, make_dir, read_json, write_json, writing
 from ovbench._base.fingerprint import fingerprint
-from ovbench.harness.feature_shards import DamagedShard, Shards
+from ovbench.harness.feature_shards import DamagedShards, Shards
 
 log = logging.getLogger(__name__)
 _SPACES, _USERS, _DAMAGED = "namespaces", "users", "damaged"
@@ -141,10 +141,9 @@ class FeatureCache:
         for path in self._folders():
             shards = Shards(path)
             shards.refresh()
-            for entry in shards.entries:
-                if (fault := shards.fault(entry)) is not None:
-                    faults[f"{path.name}/{entry.file}"] = fault
-                    self.set_aside(shards, DamagedShard(entry.file, fault))
+            found = {entry.file: fault for entry in shards.entries if (fault := shards.fault(entry)) is not None}
+            self.set_aside(shards, DamagedShards(found))
+            faults.update({f"{path.name}/{file}": fault for file, fault in found.items()})
         return faults
 
     def collect(self) -> int:
@@ -208,17 +207,18 @@ class FeatureCache:
             os.close(handle)
         return False
 
-    def set_aside(self, shards: Shards, damage: DamagedShard) -> None:
-        """Moves a damaged shard out of the way, so that its pictures are encoded again."""
-        with self.locked():
-            where = shards.drop(damage.file, self.root / _DAMAGED)
-        log.warning(
-            "feature cache: shard %s/%s is damaged (%s)%s; its pictures are encoded again",
-            shards.folder.name[:16],
-            damage.file,
-            damage.fault,
-            f": set aside as {where}" if where else "",
-        )
+    def set_aside(self, shards: Shards, damage: DamagedShards) -> None:
+        """Moves damaged shards out of the way, so that their pictures are encoded again."""
+        for file, fault in damage.faults.items():
+            with self.locked():
+                where = shards.drop(file, self.root / _DAMAGED)
+            log.warning(
+                "feature cache: shard %s/%s is damaged (%s)%s; its pictures are encoded again",
+                shards.folder.name[:16],
+                file,
+                fault,
+                f": set aside as {where}" if where else "",
+            )
 
 
 class Namespace:
@@ -287,12 +287,12 @@ class Namespace:
         """Returns the tokens of pictures that are there, [B, N, C] in the type of storage.
 
         Raises:
-            DamagedShard: A shard cannot be believed; `set_aside` it, and encode its pictures again.
+            DamagedShards: Some cannot be believed; `set_aside` them, and encode their pictures again.
         """
         return self.shards.gather(digests)
 
-    def set_aside(self, damage: DamagedShard) -> None:
-        """Moves a damaged shard out of the way."""
+    def set_aside(self, damage: DamagedShards) -> None:
+        """Moves damaged shards out of the way."""
         self.cache.set_aside(self.shards, damage)
 
 

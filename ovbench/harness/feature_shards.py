@@ -52,17 +52,16 @@ def image_digest(image_u8: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-class DamagedShard(Exception):
-    """A shard that cannot be believed; it is to be dropped, and its pictures encoded again.
+class DamagedShards(Exception):
+    """Shards that cannot be believed; they are to be dropped, and their pictures encoded again.
 
     Args:
-        file: Name of the shard.
-        fault: What is wrong with it.
+        faults: Name of the shard → what is wrong with it.
     """
 
-    def __init__(self, file: str, fault: str) -> None:
-        super().__init__(f"{file}: {fault}")
-        self.file, self.fault = file, fault
+    def __init__(self, faults: Mapping[str, str]) -> None:
+        super().__init__("; ".join(f"{file}: {fault}" for file, fault in faults.items()))
+        self.faults = dict(faults)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,15 +186,20 @@ class Shards:
         """Returns the tokens of pictures that are there, [B, N, C] in the stored type, in the order asked for.
 
         Raises:
-            DamagedShard: A shard is missing, or is not what was written.
+            DamagedShards: Shards are missing, or are not what was written; all of those that were asked for are named.
         """
         wanted: dict[str, tuple[list[int], list[int]]] = {}  # shard → (places in the result, rows of the shard)
+        faults: dict[str, str] = {}
         for place, digest in enumerate(digests):
             file, row = self._rows[digest]
             places, rows = wanted.setdefault(file, ([], []))
             places.append(place)
             rows.append(row)
-        parts = [(places, self._tensor(file)[torch.tensor(rows)]) for file, (places, rows) in wanted.items()]
+        for file in wanted:
+            self._open(file, faults)
+        if faults:
+            raise DamagedShards(faults)
+        parts = [(places, self._tensors[file][torch.tensor(rows)]) for file, (places, rows) in wanted.items()]
         if len(parts) == 1:
             return parts[0][1]
         found = torch.empty((len(digests), *parts[0][1].shape[1:]), dtype=parts[0][1].dtype)
@@ -203,16 +207,16 @@ class Shards:
             found[torch.tensor(places)] = part
         return found
 
-    def _tensor(self, file: str) -> torch.Tensor:
-        """Returns a shard's tokens without reading them into memory; verifies the file when it is opened first."""
-        if file not in self._tensors:
-            entry = self._entries[file]
-            if (fault := self.fault(entry)) is not None:
-                raise DamagedShard(file, fault)
-            # Trap: the tensor is the mapped file. A shard is therefore renamed or unlinked, and never truncated.
-            with safe_open(self.folder / file, framework="pt") as stream:
-                self._tensors[file] = stream.get_tensor(_TOKENS)
-        return self._tensors[file]
+    def _open(self, file: str, faults: dict[str, str]) -> None:
+        """Maps a shard without reading it into memory, verifying it the first time; what is wrong goes to `faults`."""
+        if file in self._tensors:
+            return
+        if (fault := self.fault(self._entries[file])) is not None:
+            faults[file] = fault
+            return
+        # Trap: the tensor is the mapped file. A shard is therefore renamed or unlinked, and never truncated.
+        with safe_open(self.folder / file, framework="pt") as stream:
+            self._tensors[file] = stream.get_tensor(_TOKENS)
 
     def fault(self, entry: ShardEntry) -> str | None:
         """Returns what is wrong with a shard, or None; reads the whole file."""

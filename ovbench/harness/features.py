@@ -18,7 +18,7 @@ from torch import Tensor
 from ovbench._base.errors import ConfigError, DataError
 from ovbench.encoders.base import Encoder, Tap
 from ovbench.harness.feature_cache import CacheFull, FeatureCache, Namespace, Throughput
-from ovbench.harness.feature_shards import DamagedShard, image_digest
+from ovbench.harness.feature_shards import DamagedShards, image_digest
 from ovbench.harness.training import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -198,14 +198,16 @@ class Features:
         """
         if unknown := [name for name in image_ids if name not in self._known]:
             raise DataError(f"there is no image '{unknown[0]}' among these features", where="features")
-        for _ in range(_MAX_REPAIRS):
+        repairs = 0
+        while repairs <= _MAX_REPAIRS:
             stored = {name: digest for name in image_ids if (digest := self._stored(name)) is not None}
             if len(stored) < len(set(image_ids)) and self.bypassed is None:
-                self.fill()  # another process emptied the cache, or a shard was damaged
+                self.fill()  # somebody emptied the cache, or shards were damaged
+                repairs += 1
                 continue
             try:
                 return self._collect(image_ids, stored).float()
-            except DamagedShard as damage:
+            except DamagedShards as damage:
                 assert self._space is not None
                 self._space.set_aside(damage)
         raise DataError(
