@@ -26,6 +26,7 @@ from ovbench._base.fingerprint import fingerprint
 from ovbench.harness.feature_shards import DamagedShards, Shards
 
 log = logging.getLogger(__name__)
+FOLDER = "feature_cache"  # below the folder of the whole cache
 _SPACES, _USERS, _DAMAGED = "namespaces", "users", "damaged"
 _CARD, _USED = "namespace.json", "used"
 _LAYOUT = 1  # raised when shards or index are written another way
@@ -135,16 +136,21 @@ class FeatureCache:
         """Returns what the cache takes on disk, files that were set aside included."""
         return _size(self.root)
 
-    def verify(self) -> dict[str, str]:
-        """Reads every shard; sets damaged ones aside and returns `namespace/shard` → what was wrong."""
-        faults: dict[str, str] = {}
+    def verify(self) -> tuple[int, dict[str, str]]:
+        """Reads every shard and sets damaged ones aside.
+
+        Returns:
+            How many shards there were, and `namespace/shard` → what was wrong.
+        """
+        num_shards, faults = 0, dict[str, str]()
         for path in self._folders():
             shards = Shards(path)
             shards.refresh()
             found = {entry.file: fault for entry in shards.entries if (fault := shards.fault(entry)) is not None}
+            num_shards += len(shards.entries)
             self.set_aside(shards, DamagedShards(found))
             faults.update({f"{path.name}/{file}": fault for file, fault in found.items()})
-        return faults
+        return num_shards, faults
 
     def collect(self) -> int:
         """Removes damaged files and what killed writers left, evicts down to the bound, and returns the bytes freed."""
@@ -157,8 +163,7 @@ class FeatureCache:
                 shards = Shards(path)
                 shards.refresh()
                 shards.remove_orphans()
-            with contextlib.suppress(CacheFull):
-                self.make_room(0)
+            self._evict(self._victims(), self._excess(0))
             return before - self.size_bytes()
 
     # --- room: the caller holds the lock ----------------------------------------------------------------------------
@@ -175,24 +180,33 @@ class FeatureCache:
         Raises:
             CacheFull: They would not fit; nothing was evicted.
         """
-        excess = self.size_bytes() + num_bytes - max(0, self.max_bytes - _SLACK_BYTES)
-        if excess <= 0:
+        if (excess := self._excess(num_bytes)) <= 0:
             return
-        damaged = self.root / _DAMAGED
-        idle = sorted((path for path in self._folders() if not self._in_use(path.name)), key=lambda p: (_used(p), p))
-        if sum(_size(path) for path in (damaged, *idle)) < excess:
+        victims = self._victims()
+        if sum(_size(path) for path in victims) < excess:
             raise CacheFull(
                 f"{_gb(num_bytes)} more do not fit into the {_gb(self.max_bytes)} of the feature cache "
                 "(OVBENCH_FEATURE_CACHE_GB), beside what is in use"
             )
-        for path in (damaged, *idle):
+        self._evict(victims, excess)
+
+    def _excess(self, num_bytes: int) -> int:
+        return self.size_bytes() + num_bytes - max(0, self.max_bytes - _SLACK_BYTES)
+
+    def _victims(self) -> list[Path]:
+        """Returns the folders that may go, in that order."""
+        idle = [path for path in self._folders() if not self._in_use(path.name)]
+        return [self.root / _DAMAGED, *sorted(idle, key=lambda path: (_used(path), path))]
+
+    def _evict(self, victims: Sequence[Path], excess: int) -> None:
+        for path in victims:
             if excess <= 0:
                 return
             excess -= _size(path)
-            if path != damaged:
-                log.info("feature cache: namespace %s is evicted to make room", path.name[:16])
-                (self.root / _USERS / f"{path.name}.lock").unlink(missing_ok=True)
             shutil.rmtree(path, ignore_errors=True)
+            if path.name != _DAMAGED:
+                log.info("feature cache: namespace %s was evicted to make room", path.name[:16])
+                (self.root / _USERS / f"{path.name}.lock").unlink(missing_ok=True)
 
     def _in_use(self, key: str) -> bool:
         try:

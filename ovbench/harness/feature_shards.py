@@ -188,24 +188,13 @@ class Shards:
         Raises:
             DamagedShards: Shards are missing, or are not what was written; all of those that were asked for are named.
         """
-        wanted: dict[str, tuple[list[int], list[int]]] = {}  # shard → (places in the result, rows of the shard)
+        places = [self._rows[digest] for digest in digests]
         faults: dict[str, str] = {}
-        for place, digest in enumerate(digests):
-            file, row = self._rows[digest]
-            places, rows = wanted.setdefault(file, ([], []))
-            places.append(place)
-            rows.append(row)
-        for file in wanted:
+        for file in dict.fromkeys(file for file, _ in places):
             self._open(file, faults)
         if faults:
             raise DamagedShards(faults)
-        parts = [(places, self._tensors[file][torch.tensor(rows)]) for file, (places, rows) in wanted.items()]
-        if len(parts) == 1:
-            return parts[0][1]
-        found = torch.empty((len(digests), *parts[0][1].shape[1:]), dtype=parts[0][1].dtype)
-        for places, part in parts:
-            found[torch.tensor(places)] = part
-        return found
+        return torch.stack([self._tensors[file][row] for file, row in places])
 
     def _open(self, file: str, faults: dict[str, str]) -> None:
         """Maps a shard without reading it into memory, verifying it the first time; what is wrong goes to `faults`."""

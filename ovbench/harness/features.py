@@ -146,6 +146,7 @@ class Features:
         self._num_reads, self._batch_size = num_reads, batch_size
         self._known, self._digests = set(self.image_ids), dict(digests or {})
         self._shape: tuple[int, int] | None = None
+        self._recent: dict[str, Tensor] = {}  # of the last call, since close calls are asked again at once
         self._space: Namespace | None = None
         if cache is None or cache.max_bytes == 0:
             self._bypass(Decision(cache=False, reason="the feature cache is switched off"))
@@ -222,16 +223,18 @@ class Features:
         return digest if digest is not None and self._space is not None and digest in self._space else None
 
     def _collect(self, image_ids: Sequence[str], stored: Mapping[str, str]) -> Tensor:
-        fresh = [name for name in dict.fromkeys(image_ids) if name not in stored]
-        if not fresh:
+        computed = [name for name in dict.fromkeys(image_ids) if name not in stored]
+        if not computed:
             assert self._space is not None
             return self._space.gather([stored[name] for name in image_ids])
-        rows: dict[str, Tensor] = {}
+        rows = {name: self._recent[name] for name in computed if name in self._recent}
+        fresh = [name for name in computed if name not in rows]
         for start in range(0, len(fresh), self._batch_size):
             names = fresh[start : start + self._batch_size]
             began = time.perf_counter()
             rows.update(zip(names, self._encode([self._image(name) for name in names]), strict=True))
             self.encode_s += time.perf_counter() - began
+        self._recent = dict(rows)
         if stored:
             assert self._space is not None
             rows.update(zip(stored, self._space.gather(list(stored.values())), strict=True))
@@ -260,26 +263,27 @@ class Features:
             return
         total = len(self.image_ids)
         waiting: dict[str, Tensor] = {}  # encoded and not yet stored
-        since, done, fastest = time.monotonic(), 0, float("inf")
+        since, done, fastest, num_bytes = time.monotonic(), 0, float("inf"), 0
         batches = self._batches(self._space, waiting)
         try:
             for number, (batch, passed, seconds) in enumerate(batches, start=1):
                 began = time.perf_counter()
-                waiting.update(zip(batch, self._encode(list(batch.values())), strict=True))
+                tokens = self._encode(list(batch.values()))
+                waiting.update(zip(batch, tokens, strict=True))
+                image_bytes = tokens[0].numel() * tokens.element_size()
+                num_bytes += image_bytes * len(batch)
                 seconds += time.perf_counter() - began
                 self.encode_s += seconds
                 fastest = min(fastest, seconds / len(batch))
                 if self.decision is None and (number == _MEASURED_BATCHES or passed == total):
-                    one = next(iter(waiting.values()))
-                    self._decide(self._space, one.numel() * one.element_size(), fastest)
+                    self._decide(self._space, image_bytes, fastest)
                     if self.bypassed is not None:
                         return
-                num_bytes = sum(tokens.numel() * tokens.element_size() for tokens in waiting.values())
                 late = time.monotonic() - since >= self._space.cache.flush_s
                 if self.decision is not None and (num_bytes >= self._space.cache.shard_bytes or late):
                     self._space.add(waiting)
                     waiting.clear()
-                    since = time.monotonic()
+                    since, num_bytes = time.monotonic(), 0
                 done = passed
                 progress(done, total)
             if waiting:

@@ -96,6 +96,15 @@ def test_on_demand_gives_the_same_bits_as_the_cache(tmp_path: Path, name: str, d
         assert torch.equal(demanded(ids), cached(ids))
 
 
+def test_what_is_asked_again_at_once_is_not_computed_again(encoder: Encoder) -> None:
+    source = features(encoder, None)
+    everything = source(IDS)
+    assert torch.equal(source(["i3", "i5"]), everything[[3, 5]])
+    assert source.num_encoded == 7
+    assert torch.equal(source(["i3", "i0"]), everything[[3, 0]])
+    assert source.num_encoded == 8
+
+
 def test_a_picture_is_encoded_once_whatever_its_name_and_set(encoder: Encoder, cache: FeatureCache) -> None:
     first = features(encoder, cache)
     first.fill()

@@ -20,7 +20,7 @@ from ovbench._base.paths import asset_folder, feature_cache_bytes
 from ovbench.encoders.base import Encoder, Tap
 from ovbench.encoders.registry import load_encoder
 from ovbench.harness.events import Reporter
-from ovbench.harness.feature_cache import FeatureCache
+from ovbench.harness.feature_cache import FOLDER, FeatureCache
 from ovbench.harness.features import Features
 from ovbench.harness.plan import Job
 from ovbench.harness.steps import Step, StepCache, StepResult
@@ -90,7 +90,7 @@ class UnderstandingRun:
             num_scenes=self.section["num_train_scenes"],
             num_turns=self.section["num_turns"],
         )
-        self.feature_cache = FeatureCache(cache.root / "feature_cache", max_bytes=feature_cache_bytes())
+        self.feature_cache = FeatureCache(cache.root / FOLDER, max_bytes=feature_cache_bytes())
         self._results: dict[str, StepResult] = {}
         self._sources: dict[str, Features] = {}
         self._feature_labels: dict[str, str] = {}
@@ -124,11 +124,7 @@ class UnderstandingRun:
         outcome.throughput = {
             name: count / seconds if seconds > 0 else None for name, (count, seconds) in self._work.items()
         }
-        outcome.bypassed = {
-            self._feature_labels[key]: source.bypassed
-            for key, source in self._sources.items()
-            if source.bypassed is not None
-        }
+        outcome.bypassed = self._bypassed()
         return outcome
 
     def _obtain(
@@ -206,11 +202,16 @@ class UnderstandingRun:
         result = self._obtain(step, label, (), build)
         if (source := self._sources.get(step.key)) is None:
             source = open_features(read_json(result.path / IMAGES)["digests"])
-            if source.missing():  # evicted since, or never stored
+            if source.bypassed is None and source.missing():  # evicted since, or never stored
                 began = time.monotonic()
                 self._fill(source, self.reporter.step(label))
                 self.reporter.ended(label, cached=False, seconds=time.monotonic() - began)
         return source
+
+    def _bypassed(self) -> dict[str, str]:
+        """Returns which features were not cached, by the label of their step, and why."""
+        sources = self._sources.items()
+        return {self._feature_labels[key]: source.bypassed for key, source in sources if source.bypassed is not None}
 
     def _fill(self, source: Features, progress: Any) -> None:
         before, began = source.num_encoded, time.monotonic()
@@ -223,11 +224,18 @@ class UnderstandingRun:
         return self._features_step(self.training.digest)
 
     def _train_features(self) -> Features:
-        stages = (self.config.stage1, self.config.stage2)
-        num_reads = sum(stage.steps * stage.batch_size for stage in stages) / self.training.num_scenes
         return self._features(
-            self._train_features_step, "features (train)", self.training.image_ids, self.training.image, num_reads
+            self._train_features_step,
+            "features (train)",
+            self.training.image_ids,
+            self.training.image,
+            self._num_training_reads(),
         )
+
+    def _num_training_reads(self) -> float:
+        """Returns how many times the two stages look at each image."""
+        stages = (self.config.stage1, self.config.stage2)
+        return sum(stage.steps * stage.batch_size for stage in stages) / self.training.num_scenes
 
     # --- two stages of training ------------------------------------------------------------------------------------
 
