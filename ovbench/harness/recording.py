@@ -81,7 +81,10 @@ def make_record(job: Job, outcome: Outcome, *, began: float) -> tuple[RunRecord,
         started_utc=utc(began),
         finished_utc=utc(time.time()),
         complete=True,
-        warnings=tuple(f"{task}, {control}: {reason}" for (task, control), reason in outcome.not_scored.items()),
+        warnings=(
+            *(f"{task}, {control}: {reason}" for (task, control), reason in outcome.not_scored.items()),
+            *(f"{label}: {reason}" for label, reason in outcome.bypassed.items()),
+        ),
     )
     return record, rows
 
