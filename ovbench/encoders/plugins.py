@@ -210,14 +210,27 @@ def _build(
 
         return seeded(cast(Any, lambda: factory(request.source, **wanted)), request.random_seed)
 
-    encoder = _check_encoder(_call(make, request), request)
-    if request.random_seed is not None and encoder.info.random_seed != request.random_seed:
-        raise ConfigError(
-            f"the encoder '{request.family}' was asked for untrained weights and does not say that it has them",
-            where="--encoder …?weights=random:",
-            fix="pass random_seed on: TokenEncoder(…, random_seed=random_seed)",
-        )
-    return _placed(encoder, request)
+    return _honest(_placed(_check_encoder(_call(make, request), request), request), request)
+
+
+def _honest(encoder: Encoder, request: LoadRequest) -> Encoder:
+    """Refuses an encoder that was not made as it was asked for: its results would carry the wrong name."""
+    info, side = encoder.info, request.size
+    if request.random_seed is not None and info.random_seed != request.random_seed:
+        wrong, fix = "weights", "pass random_seed on: TokenEncoder(…, random_seed=random_seed)"
+    elif side is not None and tuple(info.input.size) != (side, side):
+        wrong, fix = "size", "use the size, or refuse it"
+    elif request.aspect is not None and info.input.aspect != request.aspect:
+        wrong, fix = "aspect", "use the aspect, or refuse it"
+    elif request.llm_tap is not None and info.llm_tap != request.llm_tap:
+        wrong, fix = "layer", "pass llm_tap on: TokenEncoder(…, llm_tap=request.llm_tap)"
+    else:
+        return encoder
+    raise ConfigError(
+        f"the adapter of '{request.family}' was given the option '{wrong}' and did not use it",
+        where="--encoder",
+        fix=f"leave it out; in the adapter: {fix}",
+    )
 
 
 def _placed(encoder: Encoder, request: LoadRequest) -> Encoder:
@@ -338,7 +351,7 @@ def _checked(family: Family, plugin: Plugin) -> Family:
         )
 
     def load(request: LoadRequest) -> Encoder:
-        return _check_encoder(_call(lambda: family.load(request), request), request)
+        return _honest(_check_encoder(_call(lambda: family.load(request), request), request), request)
 
     return replace(family, provider=plugin.package, load=load)
 
