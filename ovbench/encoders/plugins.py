@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import inspect
+import logging
 import re
 import sys
 import traceback
@@ -20,6 +21,7 @@ from typing import Any, TypeVar, cast
 from ovbench._base.errors import ConfigError, DependencyError, OvbenchError
 from ovbench.encoders.base import COMMON_OPTIONS, Encoder, Family, LoadRequest, Variant
 
+log = logging.getLogger(__name__)
 GROUP = "ovbench.encoders"
 GUIDE = "docs/add-an-encoder.md"
 KEY = re.compile(r"[a-z0-9][a-z0-9_.-]*")
@@ -281,14 +283,24 @@ def _check_encoder(encoder: Any, request: LoadRequest) -> Encoder:
 def find_plugins() -> dict[str, tuple[Plugin, ...]]:
     """Returns the entry points of the group by key, more than one where packages claim the same; imports none."""
     found: dict[str, tuple[Plugin, ...]] = {}
-    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
-        found[entry.name] = (*found.get(entry.name, ()), Plugin(entry.name, _package(entry), entry))
+    for entry in sorted(_entries(), key=lambda entry: (entry.name, entry.value)):
+        dist = entry.dist
+        package = f"{dist.name} {dist.version}" if dist is not None and dist.name else entry.value
+        found[entry.name] = (*found.get(entry.name, ()), Plugin(entry.name, package, entry))
     return found
 
 
-def _package(entry: importlib.metadata.EntryPoint) -> str:
-    dist = entry.dist
-    return f"{dist.name} {dist.version}" if dist is not None else entry.value
+def _entries() -> list[importlib.metadata.EntryPoint]:
+    try:
+        return list(importlib.metadata.entry_points(group=GROUP))
+    except Exception:  # one package with damaged metadata must not take all others away: they are read one by one
+        found: dict[tuple[str, str], importlib.metadata.EntryPoint] = {}
+        for dist in importlib.metadata.distributions():
+            try:
+                found |= {(each.name, each.value): each for each in dist.entry_points if each.group == GROUP}
+            except Exception as error:
+                log.warning("the entry points of %s cannot be read: %s", dist.name, _summary(error))
+        return list(found.values())
 
 
 def is_own(plugin: Plugin) -> bool:
@@ -379,13 +391,9 @@ def _kind(value: object) -> str:
 
 
 def _last_frame(error: BaseException) -> str:
-    """Where an adapter failed: the innermost frame that is neither ours nor an installed library's below it."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename) != Path(__file__) and Path(frame.filename).name != "sources.py"
-    ]
-    if not frames:
-        return "the call of the factory"
-    first = frames[0]
-    return f"{first.filename}, line {first.lineno}, in {first.name}"
+    """Where an adapter failed: its own line, whatever library that called."""
+    ours = Path(__file__).parent
+    for frame in traceback.extract_tb(error.__traceback__):
+        if Path(frame.filename) not in (Path(__file__), ours / "modeling" / "sources.py"):
+            return f"{frame.filename}, line {frame.lineno}, in {frame.name}"
+    return "the call of the factory"

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -160,3 +161,26 @@ def test_a_missing_source_says_what_to_name(place: Path) -> None:
     assert done.returncode == 2
     assert "the encoder 'myvit' needs weights" in done.stderr
     assert "myvit:/path" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "right", "wrong", "check"),
+    [
+        ("adapter.py", "num_prefix=1", "num_prefix=0", "prefix"),
+        ("network.py", ".flatten(2)", ".transpose(2, 3).flatten(2)", "locality"),
+        ("network.py", "self.patches(x)", "self.patches((x - 0.5) / 0.25)", "normalisation"),
+        ("network.py", "in self.blocks:", "in self.blocks[:-1]:", "taps"),
+    ],
+)
+def test_a_mistake_that_the_page_warns_of_is_found(
+    place: Path, tmp_path: Path, file: str, right: str, wrong: str, check: str
+) -> None:
+    shutil.copytree(place / "site", tmp_path / "site")
+    shutil.copy(place / "weights.pt", tmp_path)
+    module = tmp_path / "site" / "myvit" / file
+    code = module.read_text(encoding="utf-8")
+    assert code.count(right) == 1
+    module.write_text(code.replace(right, wrong), encoding="utf-8")
+    done = python(tmp_path, "-m", "ovbench", "check", "myvit:weights.pt")
+    assert done.returncode == 2, done.stderr
+    assert re.search(rf"^{check} +failed ", done.stdout, flags=re.M)

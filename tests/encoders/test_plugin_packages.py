@@ -246,3 +246,16 @@ def test_a_family_that_cannot_be_used_is_refused(site: Site, code: str, text: st
 def test_listing_is_not_held_up_by_a_slow_plugin(site: Site) -> None:
     site.install("slow-pack", "import time\ntime.sleep(60)\n", slow="build")
     assert "slow-pack 1.0" in ovbench(site, "encoders").stdout
+
+
+def test_a_package_with_damaged_metadata_takes_nothing_away(site: Site) -> None:
+    site.install("vit-pack", GOOD, packed="build")
+    site.install("damaged-pack", GOOD, other="build")
+    (site.folder / "damaged_pack-1.0.dist-info" / "entry_points.txt").write_text(
+        "[ovbench.encoders]\nno value\n", encoding="utf-8"
+    )
+    assert find_family("packed").provider == "vit-pack 1.0"
+    done = ovbench(site, "encoders")
+    assert done.returncode == 0
+    assert "of vit-pack 1.0" in done.stdout
+    assert "the entry points of damaged-pack cannot be read" in done.stderr
