@@ -366,6 +366,16 @@ def runs(action: Action = "list", name: Name = None, out: Out = None, json_outpu
 
 @app.command()
 @guarded
+def cache(action: Annotated[str, typer.Argument(help="ls, verify or gc.")] = "ls", json_output: Json = False) -> None:
+    """List, verify or tidy the cache of features."""
+    from ovbench._base.paths import cache_dir
+    from ovbench.harness.cache_command import cache_rows
+
+    _rows(cache_rows(action, cache_dir()), json_output)
+
+
+@app.command()
+@guarded
 def doctor(json_output: Json = False) -> None:
     """Say what this machine can do, and what is missing."""
     from ovbench.listing import doctor_rows

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
-from ovbench._base.errors import DataError
+from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.fingerprint import file_sha256
 
 ASSETS = Path(__file__).resolve().parent.parent / "_assets"
@@ -18,6 +19,26 @@ def cache_dir() -> Path:
         return Path(value).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base).expanduser() if base else Path.home() / ".cache") / "ovbench"
+
+
+def feature_cache_bytes() -> int:
+    """Returns the bound of the feature cache: `$OVBENCH_FEATURE_CACHE_GB` times 2^30 bytes, 20 by default; 0 is off.
+
+    Raises:
+        ConfigError: The value is not a number of 0 or more.
+    """
+    text = os.environ.get("OVBENCH_FEATURE_CACHE_GB") or "20"
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise ConfigError(
+            f"the size of the feature cache must be a number of GB, 0 or more, got '{text}'",
+            where="OVBENCH_FEATURE_CACHE_GB",
+            fix="e.g. OVBENCH_FEATURE_CACHE_GB=20; 0 switches the feature cache off",
+        )
+    return int(value * 2**30)
 
 
 def runs_dir() -> Path:

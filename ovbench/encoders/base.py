@@ -150,7 +150,7 @@ class Encoder(Protocol):
         ...
 
 
-Origin = Literal["embedded", "hub", "untrained", "given"]
+Origin = Literal["embedded", "package", "hub", "untrained", "given"]
 Triple = tuple[float, float, float]
 
 
@@ -172,8 +172,8 @@ class Variant:
     title: str  # for people
     protocol: str = ""  # the protocol whose default it is; empty: it must be named
     origin: Origin = "hub"
-    weights: str = ""  # embedded file, or hub id `owner/repository[/folder]`
-    revision: str = ""  # commit of the hub repository, 40 hex digits; empty: none is known, one must be given
+    weights: str = ""  # embedded file, Python package, or hub id `owner/repository[/folder]`
+    revision: str = ""  # version, or commit of the hub repository (40 hex digits); empty: none is known, name one
     frontend: str = ""  # embedded file or hub id of the VAE in front; empty without one
     frontend_revision: str = ""
     licence: str

@@ -26,6 +26,9 @@ _MAX_PIXELS = 1 << 28  # of a picture on its way to the input size; so many take
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 OPENAI_CLIP = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+EFFICIENTNET_LITE = Normalisation(
+    (127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255)
+)  # (uint8 - 127) / 128
 HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # SigLIP, and ViT as Google published it
 
 

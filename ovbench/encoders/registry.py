@@ -80,6 +80,8 @@ class EncoderSpec:
                 return "untrained"
             case "embedded":
                 return "embedded weights"
+            case "package":
+                return f"package {self.variant.weights} {self.variant.revision}"
             case "hub":
                 return f"{self.variant.weights}@{self.variant.revision[:12] or '(no revision)'}"
             case "given":

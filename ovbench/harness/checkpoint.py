@@ -24,9 +24,24 @@ class TrainingState:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a safetensors file atomically."""
+    """Writes a safetensors file atomically; equal contents give equal bytes."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    atomic_write_bytes(path, save(plain, metadata=dict(metadata or {})))
+    atomic_write_bytes(path, _with_sorted_metadata(save(plain, metadata=dict(metadata or {}))))
+
+
+def _with_sorted_metadata(data: bytes) -> bytes:
+    """Returns a safetensors file whose metadata are in order of their names.
+
+    Trap: the library writes them in the order of a hash map, which differs from call to call.
+    """
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    if len(header.get("__metadata__", ())) < 2:
+        return data
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ from typing import Literal, cast
 from ovbench._base.errors import ConfigError
 from ovbench._base.files import make_dir
 from ovbench._base.names import lookup
+from ovbench._base.paths import cache_dir, feature_cache_bytes
 from ovbench.encoders.base import check_device_name
 from ovbench.encoders.registry import EncoderSpec, parse_encoder
 from ovbench.harness.protocols import Protocol, load_protocol
@@ -122,6 +123,7 @@ def plan_runs(
                 fix="choose another encoder for --suite understanding; see: ovbench encoders",
             )
     if out is not None:
+        feature_cache_bytes()  # a bad bound is refused now, not in a worker
         _check_space(make_dir(out))
     jobs = tuple(
         Job(
@@ -155,8 +157,6 @@ def _check_types(encoders: object, tasks: object, limit: object, seeds: Sequence
 
 
 def _check_space(out: Path) -> None:
-    from ovbench._base.paths import cache_dir
-
     for folder in (out, make_dir(cache_dir())):
         free = shutil.disk_usage(folder).free
         if free < _SPACE_NEEDED_BYTES:

@@ -81,7 +81,10 @@ def make_record(job: Job, outcome: Outcome, *, began: float) -> tuple[RunRecord,
         started_utc=utc(began),
         finished_utc=utc(time.time()),
         complete=True,
-        warnings=tuple(f"{task}, {control}: {reason}" for (task, control), reason in outcome.not_scored.items()),
+        warnings=(
+            *(f"{task}, {control}: {reason}" for (task, control), reason in outcome.not_scored.items()),
+            *(f"{label}: {reason}" for label, reason in outcome.bypassed.items()),
+        ),
     )
     return record, rows
 
@@ -114,6 +117,8 @@ def _encoder(job: Job, outcome: Outcome) -> EncoderRecord:
         title=variant.title,
         objective=variant.objective,
         control=variant.control,
+        weights=job.encoder.origin,
+        untrained=job.encoder.random_seed is not None,
         identity=info.identity,
         weights_digest=info.weights_digest,
         adapter_version=info.adapter_version,
@@ -123,11 +128,20 @@ def _encoder(job: Job, outcome: Outcome) -> EncoderRecord:
         grid=info.grid,
         num_tokens=info.grid[0] * info.grid[1],
         dim=info.dim,
+        depth=info.depth,
+        num_prefix=info.num_prefix,
         tap=f"layer {tap['layer']}, norm {tap['norm']}",
         licence=variant.licence,
-        training_data=variant.training_data if job.encoder.source is None else "not known: weights of a local file",
+        training_data=_training_data(job),
         citation=variant.citation,
     )
+
+
+def _training_data(job: Job) -> str:
+    if job.encoder.random_seed is not None:
+        return "none: untrained weights"
+    own = job.encoder.source is None or job.encoder.source == job.encoder.variant.weights
+    return job.encoder.variant.training_data if own else "not known: weights that the user named"
 
 
 def _step(step: StepResult) -> StepRecord:

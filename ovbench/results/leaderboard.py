@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 FORMATS = {"console": "to_console", "csv": "to_csv", "json": "to_json", "md": "to_markdown", "tex": "to_latex"}
 SUFFIXES = (".csv", ".md", ".tex", ".json")
+
+log = logging.getLogger(__name__)
 
 
 def tables_of(records: Iterable[RunRecord]) -> list[ComparisonTable]:
@@ -37,10 +40,15 @@ def leaderboard(store: RunStore, suite: str | None = None, protocol: str | None 
     Raises:
         RecordError: There is nothing to compare, or a record cannot be read.
     """
-    records = [record for record in store.records() if record.complete]
+    finished = [record for record in store.records() if record.complete]
+    records = [record for record in finished if not record.encoder.untrained]
+    if left_out := len(finished) - len(records):
+        log.warning("%d runs of encoders with untrained weights (weights=random:…) are not compared", left_out)
     if not records:
         raise RecordError(
-            "there is no finished run to compare",
+            "there is no finished run of trained weights to compare"
+            if finished
+            else "there is no finished run to compare",
             where=str(store.root),
             fix=f"run: ovbench run --encoder ovis3 --suite {suite or 'understanding'}",
         )

@@ -31,6 +31,8 @@ class EncoderRecord:
     title: str
     objective: str
     control: bool  # an encoder that stands in the table to be beaten
+    weights: str  # where they are from: embedded, a path, a hub id with its commit
+    untrained: bool  # by `weights=random:SEED`: a trial of the pipeline, kept out of comparisons
     identity: str  # sha256 of everything that can change a feature
     weights_digest: str  # sha256 over names, types, shapes and bytes
     adapter_version: int
@@ -40,6 +42,8 @@ class EncoderRecord:
     grid: tuple[int, int]  # tokens (rows, columns)
     num_tokens: int
     dim: int  # width of a token
+    depth: int | None  # blocks; None: not recorded (schema 1)
+    num_prefix: int | None  # class and register tokens; None: not recorded (schema 1)
     tap: str  # where the features were taken from
     licence: str
     training_data: str

@@ -10,12 +10,22 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ovbench._base.errors import RecordError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 T = TypeVar("T")
+
+
+def _from_1_to_2(document: dict[str, Any]) -> dict[str, Any]:
+    """Encoders say where their weights are from, whether they are untrained, and their depth and prefix tokens."""
+    added = {"weights": "not recorded (schema 1)", "untrained": False, "depth": None, "num_prefix": None}
+    encoder = document.get("encoder")
+    if not isinstance(encoder, dict):
+        return {**document, "schema_version": 2}  # damaged: `decode` says what is missing
+    return {**document, "schema_version": 2, "encoder": {**encoder, **added}}
+
 
 # version → function that turns a document of that version into one of the next. Contract: entries are never removed,
 # and tests/golden/records/ keeps one record of every version.
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1_to_2}
 
 
 def migrate(document: Any, *, where: str) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Row:
     """An encoder, an encoder that is a control, or chance."""
 
     label: str
-    kind: Literal["encoder", "control", "chance"]
+    kind: Literal["encoder", "control", "untrained", "chance"]
     encoder: EncoderRecord | None  # None: chance
     dtype: str | None
     seeds: tuple[int, ...]
@@ -210,6 +210,12 @@ def _same_weights(records: Sequence[RunRecord]) -> tuple[list[list[RunRecord]], 
     return list(groups.values()), tuple(notes)
 
 
+def _kind(record: RunRecord) -> Literal["encoder", "control", "untrained"]:
+    if record.encoder.untrained:
+        return "untrained"
+    return "control" if record.encoder.control else "encoder"
+
+
 def _row(records: Sequence[RunRecord]) -> Row:
     found: dict[Column, dict[int, MetricValue]] = {}
     used: dict[tuple[str, int], RunRecord] = {}
@@ -224,7 +230,7 @@ def _row(records: Sequence[RunRecord]) -> Row:
     newest_record = records[0]
     return Row(
         label=newest_record.encoder.spec,
-        kind="control" if newest_record.encoder.control else "encoder",
+        kind=_kind(newest_record),
         encoder=newest_record.encoder,
         dtype=newest_record.environment.dtype,
         seeds=tuple(sorted({seed for _, seed in used})),
@@ -310,8 +316,8 @@ def _row_order(row: Row, columns: Sequence[Column], tasks: Mapping[str, TaskReco
         if column.metric == tasks[column.task].headline and column.group is None and column.control == MAIN:
             value = row.cell(column).value
             signed = 0.0 if value is None else (-value if column.higher_is_better is not False else value)
-            return row.kind == "control", value is None, signed, row.label
-    return row.kind == "control", True, 0.0, row.label
+            return row.kind != "encoder", value is None, signed, row.label
+    return row.kind != "encoder", True, 0.0, row.label
 
 
 def _mark(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:

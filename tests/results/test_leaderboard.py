@@ -93,3 +93,26 @@ def test_reading_records_and_printing_them_loads_no_heavy_package(store: RunStor
     )
     done = subprocess.run([sys.executable, "-c", code, str(store.root)], check=True, capture_output=True, text=True)
     assert json.loads(done.stdout) == []
+
+
+def test_untrained_weights_are_kept_out_of_comparisons_and_said(
+    store: RunStore, make: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = leaderboard(store)
+    store.keep(make.record("clip/mini?weights=random:0", encoder_changes={"untrained": True}), [])
+    with caplog.at_level("WARNING"):
+        assert leaderboard(store) == before
+    assert "1 runs of encoders with untrained weights" in caplog.text
+
+
+def test_nothing_but_untrained_weights_is_nothing_to_compare(tmp_path: Path, make: Any) -> None:
+    store = RunStore(tmp_path)
+    store.keep(make.record("clip/mini?weights=random:0", encoder_changes={"untrained": True}), [])
+    with pytest.raises(RecordError, match="no finished run of trained weights"):
+        leaderboard(store)
+
+
+def test_a_run_of_untrained_weights_is_marked_in_its_own_table(make: Any) -> None:
+    record = make.record("clip/mini?weights=random:0", encoder_changes={"untrained": True})
+    (table,) = tables_of([record])
+    assert "(UNTRAINED)" in render_as([table], "md")

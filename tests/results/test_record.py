@@ -35,7 +35,7 @@ def test_the_text_is_sorted_and_ends_with_a_newline(make: Any) -> None:
 def test_every_golden_record_loads() -> None:
     """Old records must load for ever: never delete or edit a file of tests/golden/records."""
     files = sorted(GOLDEN.glob("v*.json"))
-    assert [path.name for path in files] == ["v1.json"]
+    assert [path.name for path in files] == [f"v{version}.json" for version in range(1, SCHEMA_VERSION + 1)]
     for path in files:
         record = RunRecord.from_json(path.read_text(encoding="utf-8"), where=str(path))
         assert record.encoder.spec == "ovis3/mini"
@@ -50,17 +50,19 @@ def test_the_newest_schema_is_written_as_its_golden_record(make: Any) -> None:
 
 
 def test_a_newer_schema_is_refused_with_the_way_out(make: Any) -> None:
-    text = _changed(make.record(), "schema_version", value=2)
+    text = _changed(make.record(), "schema_version", value=SCHEMA_VERSION + 1)
     with pytest.raises(RecordError) as caught:
         RunRecord.from_json(text, where="runs/a/record.json")
-    assert caught.value.what == "this record has schema version 2; this ovbench reads up to 1"
+    assert caught.value.what == (
+        f"this record has schema version {SCHEMA_VERSION + 1}; this ovbench reads up to {SCHEMA_VERSION}"
+    )
     assert caught.value.where == "runs/a/record.json"
     assert caught.value.fix.startswith("upgrade ovbench")
 
 
 def test_damaged_json_names_the_file() -> None:
     with pytest.raises(RecordError, match="'record.json' is damaged") as caught:
-        RunRecord.from_json('{"schema_version": 1,', where="runs/a/record.json")
+        RunRecord.from_json('{"schema_version": 2,', where="runs/a/record.json")
     assert caught.value.where == "runs/a/record.json"
 
 

@@ -25,3 +25,8 @@ def test_an_old_document_passes_through_every_migration(monkeypatch: pytest.Monk
 
 def test_every_past_version_has_a_migration() -> None:
     assert sorted(schema.MIGRATIONS) == list(range(1, schema.SCHEMA_VERSION))
+
+
+@pytest.mark.parametrize("encoder", [None, [], "x"])
+def test_a_damaged_record_of_version_1_is_left_to_the_decoder(encoder: object) -> None:
+    assert schema.migrate({"schema_version": 1, "encoder": encoder}, where="x")["encoder"] == encoder

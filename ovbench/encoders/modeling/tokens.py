@@ -30,7 +30,8 @@ class Network:
     """A transformer as an adapter hands it over.
 
     Contract: `run` calls every block once and in order; a block takes the residual stream [B, P + N, C] as its first
-    argument and returns it (alone, or first in a tuple); the N patches are last and in raster order.
+    argument and returns it (alone, or first in a tuple); the N patches are last and in raster order. A network without
+    blocks, such as a convolutional one, has no layers to tap: there `run` returns its tokens [B, P + N, C].
     """
 
     model: nn.Module
@@ -83,8 +84,6 @@ class TokenEncoder(FrozenEncoder):
         self._network = network
         # Lists of modules would be registered twice; a tuple is not.
         self._blocks = tuple(network.blocks)
-        if not self._blocks:
-            raise ConfigError(f"'{name}' has no blocks to tap", where="Network.blocks")
         self._adapter = adapter
         self._dtype = torch.float32
         rows, columns = network.grid
@@ -201,6 +200,8 @@ class TokenEncoder(FrozenEncoder):
     def _tapped(self, x: Tensor, index: int) -> tuple[Tensor, Any]:
         """Runs the network and returns h[index] and what `run` returned."""
         kept: list[Tensor] = []
+        if not self._blocks:
+            return self._network.run(x), None
         if index == 0:
             handle = self._blocks[0].register_forward_pre_hook(
                 lambda _module, args, kwargs: kept.append(args[0] if args else next(iter(kwargs.values()))),
@@ -242,6 +243,8 @@ def _index(tap: Tap, depth: int) -> int:
     """
     if tap.layer == "final":
         return depth
+    if depth == 0:
+        raise ConfigError("the network has no layers to tap", where="tap", fix="leave out layer=")
     index = int(tap.layer) if int(tap.layer) >= 0 else depth + 1 + int(tap.layer)
     if not 0 <= index <= depth:
         raise ConfigError(f"the tap layer {tap.layer} does not exist", where="tap", fix=f"use -{depth + 1} … {depth}")

@@ -6,6 +6,7 @@ Steps are asked for from the end: where the answers are cached, nothing before t
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,15 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ovbench._base.files import copy_file, read_jsonl
+from ovbench._base.files import copy_file, read_json, read_jsonl, write_json
 from ovbench._base.fingerprint import file_sha256
-from ovbench._base.paths import asset_folder
+from ovbench._base.paths import asset_folder, feature_cache_bytes
 from ovbench.encoders.base import Encoder, Tap
 from ovbench.encoders.registry import load_encoder
 from ovbench.harness.events import Reporter
-from ovbench.harness.features import FeatureStore, encode_images
+from ovbench.harness.feature_cache import FOLDER, FeatureCache
+from ovbench.harness.features import Features
 from ovbench.harness.plan import Job
 from ovbench.harness.steps import Step, StepCache, StepResult
 from ovbench.harness.understanding.config import LlavaConfig, StageConfig
@@ -33,8 +33,8 @@ from ovbench.tasks.base import Prediction, TaskData, TaskSpec
 from ovbench.tasks.sources import load_data
 
 log = logging.getLogger(__name__)
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 WEIGHTS = "llava.safetensors"
+IMAGES = "images.json"  # of a features step: the digests of its pictures, by which the feature cache finds their tokens
 MAIN = "none"  # the control that is no control
 
 
@@ -55,6 +55,7 @@ class Outcome:
     steps: list[StepResult] = field(default_factory=list)
     not_scored: dict[tuple[str, str], str] = field(default_factory=dict)  # (task, control) → why
     throughput: dict[str, float | None] = field(default_factory=dict)  # units a second, of what was made now
+    bypassed: dict[str, str] = field(default_factory=dict)  # features that were not cached → why
 
 
 def llava_config(section: Mapping[str, Any]) -> LlavaConfig:
@@ -89,11 +90,21 @@ class UnderstandingRun:
             num_scenes=self.section["num_train_scenes"],
             num_turns=self.section["num_turns"],
         )
+        self.feature_cache = FeatureCache(cache.root / FOLDER, max_bytes=feature_cache_bytes())
         self._results: dict[str, StepResult] = {}
+        self._sources: dict[str, Features] = {}
+        self._feature_labels: dict[str, str] = {}
         self._work: dict[str, tuple[int, float]] = {"encode": (0, 0.0), "answer": (0, 0.0)}
 
     def run(self) -> Outcome:
         """Returns the answers of every task under every control, computing what is missing."""
+        try:
+            return self._run()
+        finally:
+            for source in self._sources.values():
+                source.close()
+
+    def _run(self) -> Outcome:
         outcome = Outcome(encoder=self.encoder)
         # Everything that can be wrong with a task's data is found before the training.
         loaded = [(spec, load_data(spec, limit=self.job.limit)) for spec in self.job.tasks]
@@ -113,13 +124,14 @@ class UnderstandingRun:
         outcome.throughput = {
             name: count / seconds if seconds > 0 else None for name, (count, seconds) in self._work.items()
         }
+        outcome.bypassed = self._bypassed()
         return outcome
 
     def _obtain(
         self,
         step: Step,
         label: str,
-        parents: Sequence[Callable[[], StepResult]],
+        parents: Sequence[Callable[[], object]],
         build: Callable[[Path, Path, Any], None],
     ) -> StepResult:
         """Obtains a step once per run, its parents first where it is not there, with its progress under `label`."""
@@ -154,31 +166,76 @@ class UnderstandingRun:
             },
         )
 
-    def _features(self, step: Step, label: str, image_ids: Sequence[str], image: Callable[[str], Any]) -> StepResult:
-        def build(out: Path, work: Path, progress: Any) -> None:
-            del work
-            began = time.monotonic()
-            encode_images(
+    def _features(
+        self, step: Step, label: str, image_ids: Sequence[str], image: Callable[[str], Any], num_reads: float
+    ) -> Features:
+        """Returns the tokens of a set of images; those that the feature cache lacks are encoded now.
+
+        The step's own file only names the pictures: their tokens are shared with every other set that holds them.
+        """
+        if step.key in self._sources:
+            return self._sources[step.key]
+        path = self.cache.path(step)
+        if path.is_dir() and not (path / IMAGES).is_file():
+            shutil.rmtree(path)  # an earlier version kept the tokens of the whole set there
+
+        def open_features(digests: Mapping[str, str]) -> Features:
+            source = Features(
                 self.encoder,
                 image_ids,
                 image,
-                out,
+                self.feature_cache,
                 tap=self.tap,
-                dtype=_DTYPES[self.section["feature_dtype"]],
-                progress=progress,
+                dtype=self.section["feature_dtype"],
+                num_reads=num_reads,
+                digests=digests,
             )
-            self._count("encode", len(image_ids), began)
+            self._sources[step.key], self._feature_labels[step.key] = source, label
+            return source
 
-        return self._obtain(step, label, (), build)
+        def build(out: Path, work: Path, progress: Any) -> None:
+            del work
+            source = open_features({})
+            self._fill(source, progress)
+            write_json(out / IMAGES, {"digests": source.digests, "namespace": source.namespace})
+
+        result = self._obtain(step, label, (), build)
+        if (source := self._sources.get(step.key)) is None:
+            source = open_features(read_json(result.path / IMAGES)["digests"])
+            if source.bypassed is None and source.missing():  # evicted since, or never stored
+                began = time.monotonic()
+                self._fill(source, self.reporter.step(label))
+                self.reporter.ended(label, cached=False, seconds=time.monotonic() - began)
+        return source
+
+    def _bypassed(self) -> dict[str, str]:
+        """Returns which features were not cached, by the label of their step, and why."""
+        sources = self._sources.items()
+        return {self._feature_labels[key]: source.bypassed for key, source in sources if source.bypassed is not None}
+
+    def _fill(self, source: Features, progress: Any) -> None:
+        before, began = source.num_encoded, time.monotonic()
+        source.fill(progress)
+        if source.num_encoded > before:
+            self._count("encode", source.num_encoded - before, began)
 
     @cached_property
     def _train_features_step(self) -> Step:
         return self._features_step(self.training.digest)
 
-    def _train_features(self) -> StepResult:
+    def _train_features(self) -> Features:
         return self._features(
-            self._train_features_step, "features (train)", self.training.image_ids, self.training.image
+            self._train_features_step,
+            "features (train)",
+            self.training.image_ids,
+            self.training.image,
+            self._num_training_reads(),
         )
+
+    def _num_training_reads(self) -> float:
+        """Returns how many times the two stages look at each image."""
+        stages = (self.config.stage1, self.config.stage2)
+        return sum(stage.steps * stage.batch_size for stage in stages) / self.training.num_scenes
 
     # --- two stages of training ------------------------------------------------------------------------------------
 
@@ -223,10 +280,10 @@ class UnderstandingRun:
         )
 
     def _train(
-        self, stage: int, step: Step, parents: Sequence[Callable[[], StepResult]], start: Callable[[], Path | None]
+        self, stage: int, step: Step, parents: Sequence[Callable[[], object]], start: Callable[[], Path | None]
     ) -> StepResult:
         def build(out: Path, work: Path, progress: Any) -> None:
-            tokens = FeatureStore(self._train_features().path)
+            tokens = self._train_features()
             weights = train_llava(
                 tokens,
                 dim=tokens.dim,
@@ -267,12 +324,14 @@ class UnderstandingRun:
         )
 
     def _answers(self, spec: TaskSpec, data: TaskData, control: str) -> StepResult:
-        def features() -> StepResult:
+        def features() -> Features:
             step = self._features_step(data.images_digest)
-            return self._features(step, f"features ({spec.name})", data.image_ids, data.image)
+            # The picture itself, and once more as another's in the control; the blind control needs none.
+            num_reads = 1.0 + ("shuffled" in self.section["controls"])
+            return self._features(step, f"features ({spec.name})", data.image_ids, data.image, num_reads)
 
         def build(out: Path, work: Path, progress: Any) -> None:
-            tokens = FeatureStore(features().path)
+            tokens = features()
             model = load_llava(self._stage2().path / WEIGHTS, self.config, dim=tokens.dim, device=self.job.device)
             _warn_of_unknown_words(model.tokenizer, spec, data)
             kept = work / ANSWERS

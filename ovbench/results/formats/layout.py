@@ -62,7 +62,8 @@ def number(value: float, unit: str) -> str:
 
 def label(row: Row) -> str:
     """Returns how a row is named in print."""
-    return f"{row.label} (control)" if row.kind == "control" else row.label
+    marks = {"control": " (control)", "untrained": " (UNTRAINED)"}
+    return row.label + marks.get(row.kind, "")
 
 
 def seeds(row: Row) -> str:
