@@ -71,7 +71,14 @@ def encoder_rows() -> list[Row]:
     return rows
 
 
-_ORIGINS = {"embedded": "embedded", "hub": "hub", "untrained": "untrained", "given": "yours", "plug-in": "plug-in"}
+_ORIGINS = {
+    "embedded": "embedded",
+    "hub": "hub",
+    "untrained": "untrained",
+    "given": "yours",
+    "package": "package",
+    "plug-in": "plug-in",
+}
 _OTHER_COLUMNS = 81  # columns that all but `what` take
 
 

