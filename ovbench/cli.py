@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -246,12 +247,51 @@ def _wants_card(action: str, name: str | None, command: str) -> bool:
 
 @app.command()
 @guarded
-def encoders(action: Action = "list", name: Name = None, json_output: Json = False) -> None:
-    """List encoders, or show one."""
-    from ovbench.listing import encoder_card, encoder_rows
+def encoders(
+    action: Action = "list",
+    name: Name = None,
+    check: Annotated[bool, typer.Option("--check", help="Import every plug-in; exit code 2 if one is broken.")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="With show: images/s and peak memory here.")] = False,
+    device: Annotated[str, typer.Option("--device", help="Of --measure: cpu, cuda or cuda:N.")] = "cpu",
+    dtype: Annotated[str, typer.Option("--dtype", help="Of --measure: float32, bfloat16, float16.")] = "float32",
+    json_output: Json = False,
+) -> None:
+    """List encoders, or show the card of one; the weights need not be here."""
+    from ovbench.listing import check_encoder_flags, encoder_faults, encoder_rows, encoder_table
 
     card = _wants_card(action, name, "encoders")
-    _rows(encoder_card(str(name)) if card else encoder_rows(), json_output)
+    check_encoder_flags(str(name) if card else None, check=check, measure=measure, device=device, dtype=dtype)
+    if card:
+        from ovbench._base.files import to_json
+        from ovbench.encoders.base import check_dtype_name
+        from ovbench.encoders.card import encoder_card, rows_of_card
+
+        found = encoder_card(str(name), measure=measure, device=device, dtype=check_dtype_name(dtype))
+        if json_output:
+            typer.echo(to_json(found), nl=False)
+        else:
+            _rows(rows_of_card(found), json_output)
+    elif check:
+        _faults(encoder_faults(), json_output)
+    else:
+        rows = encoder_rows()
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
+        _rows(rows if json_output else encoder_table(rows, width=width), json_output)
+        for fault in dict.fromkeys(f"'{row['encoder']}': {row['fault']}" for row in rows if row["fault"]):
+            typer.echo(f"warning: {fault}; see: ovbench encoders --check", err=True)
+
+
+def _faults(rows: list[dict[str, Any]], json_output: bool) -> None:
+    """Prints the state of each plug-in, and what is wrong with it in full on stderr."""
+    broken = [row for row in rows if row["state"] == "broken"]
+    if json_output:
+        _rows(rows, json_output)
+    else:
+        _rows([{key: row[key] for key in ("encoder", "package", "state")} for row in rows], json_output)
+        for row in broken:
+            typer.echo(f"\n{row['encoder']} of {row['package']}:\n{row['detail']}", err=True)
+    if broken:
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ovbench._base.errors import DataError, OvbenchError
+from ovbench._base.errors import ConfigError, DataError, OvbenchError
 
 Row = dict[str, Any]
 
@@ -19,35 +21,160 @@ def _card(fields: dict[str, Any]) -> list[Row]:
 
 
 def encoder_rows() -> list[Row]:
-    """Returns one row per variant of every family."""
-    from ovbench.encoders.registry import families
+    """Returns one row per variant of every family with all that is known of it, and one per plug-in, not imported."""
+    from ovbench.encoders.plugins import KEY, find_plugins
+    from ovbench.encoders.registry import built_in_families, families, providers
+
+    plugins = find_plugins()
+    built_in = built_in_families()
+    rows: list[Row] = []
+    for family in families().values():
+        if family.key in plugins and family.key not in built_in:
+            continue  # the plug-in's own row says it
+        for variant in family.variants:
+            rows.append(
+                {
+                    "encoder": f"{family.key}/{variant.name}",
+                    "family": family.title,
+                    "aliases": list(family.aliases),
+                    "provider": family.provider,
+                    "title": variant.title,
+                    "objective": variant.objective,
+                    "training_data": variant.training_data,
+                    "licence": variant.licence,
+                    "citation": variant.citation,
+                    "default_of": variant.protocol or None,
+                    "origin": variant.origin,
+                    "weights": variant.weights or None,
+                    "revision": variant.revision or None,
+                    "frontend": variant.frontend or None,
+                    "px": variant.resolution_px or None,
+                    "tokens": variant.num_tokens or None,
+                    "num_prefix": variant.num_prefix,
+                    "dim": variant.dim or None,
+                    "depth": variant.depth,
+                    "num_params": variant.num_params,
+                    "num_params_frontend": variant.num_params_frontend,
+                    "control": variant.control,
+                    "for_understanding": variant.for_understanding,
+                    "fault": None,
+                }
+            )
+    for key, claims in plugins.items():
+        fault = None
+        if len(owners := providers(key, plugins)) > 1:
+            fault = f"name taken twice: {', '.join(owners)}"
+        elif not KEY.fullmatch(key):
+            fault = "not a name: lower-case letters, digits, '.', '_' and '-' only"
+        for plugin in claims:
+            rows.append({"encoder": key, "provider": plugin.package, "origin": "plug-in", "fault": fault})
+    return rows
+
+
+_ORIGINS = {
+    "embedded": "embedded",
+    "hub": "hub",
+    "untrained": "untrained",
+    "given": "yours",
+    "package": "package",
+    "plug-in": "plug-in",
+}
+_OTHER_COLUMNS = 81  # columns that all but `what` take
+
+
+def encoder_table(rows: list[Row], *, width: int = 200) -> list[Row]:
+    """Returns the rows of `encoder_rows` as words for a terminal of that many columns, 100 or more."""
+    narrow = width < 140
+
+    def wrapped(text: str, columns: int) -> str:
+        return "\n".join(textwrap.wrap(text, columns, break_on_hyphens=False)) if narrow else text
 
     return [
         {
-            "encoder": f"{family.key}/{variant.name}",
-            "aliases": ", ".join(family.aliases),
-            "title": variant.title,
-            "objective": variant.objective,
-            "px": variant.resolution_px,
-            "tokens": variant.num_tokens,
-            "dim": variant.dim,
-            "licence": variant.licence,
-            "control": variant.control,
+            "encoder": row["encoder"],
+            "what": wrapped(_what(row), max(19, width - _OTHER_COLUMNS)),
+            "px": _count(row.get("px")),
+            "tokens": _count(row.get("tokens")),
+            "dim": _count(row.get("dim")),
+            "M params": _millions(row.get("num_params") or 0, row.get("num_params_frontend") or 0),
+            "licence": wrapped(short_licence(row.get("licence", "")), 15),
+            "weights": _ORIGINS[row["origin"]],
         }
-        for family in families().values()
-        for variant in family.variants
+        for row in rows
     ]
 
 
-def encoder_card(name: str) -> list[Row]:
-    """Returns everything known of one encoder, parameters and identity included (loads it)."""
-    from ovbench.encoders.registry import load_encoder, parse_encoder
+def _what(row: Row) -> str:
+    if row["origin"] == "plug-in":
+        return f"of {row['provider']}" + (f"; UNUSABLE, {row['fault']}" if row["fault"] else "")
+    title = re.sub(r", \d+ px", "", row["title"])  # the column px says it
+    return f"{title} (control)" if row["control"] else title
 
-    spec = parse_encoder(name, where="ovbench encoders show")
-    info = load_encoder(spec).info
-    variant = {key: value for key, value in asdict(spec.variant).items() if key not in ("name",)}
-    described = {key: value for key, value in asdict(info).items() if key not in ("name",)}
-    return _card({"encoder": spec.canonical, "family": spec.family.title, **variant, **described})
+
+def _count(value: int | None) -> str:
+    return str(value) if value else "—"
+
+
+def _millions(network: int, frontend: int) -> str:
+    parts = [f"{count / 1e6:.0f}" if count >= 1e7 else f"{count / 1e6:.1f}" for count in (network, frontend)]
+    if network and frontend:
+        return " + ".join(parts)
+    return parts[0] if network else parts[1] if frontend else "—"
+
+
+def short_licence(text: str) -> str:
+    """Returns the first licence of a variant in a word or two, and `+ NC` where a non-commercial one is beside it."""
+    first = re.split(r"\s*[(;,]", text)[0]
+    for long, short in (("not stated by the adapter", "—"), ("see the model's card", "—"), (" Community Licence", "")):
+        first = first.replace(long, short)
+    rest = text[len(first) :]
+    restricted = "non-commercial" in rest or "-NC" in rest
+    return (f"{first} + NC" if restricted and "non-commercial" not in first else first) or "—"
+
+
+def encoder_faults() -> list[Row]:
+    """Imports every plug-in and returns one row per plug-in: package, state `ok` or `broken`, and what is wrong."""
+    from ovbench.encoders.plugins import plugin_faults
+
+    faults = plugin_faults()
+    rows: list[Row] = []
+    for row in encoder_rows():
+        if row["origin"] != "plug-in":
+            continue
+        detail = row["fault"] or faults.get(f"{row['provider']}: {row['encoder']}", "")
+        rows.append(
+            {
+                "encoder": row["encoder"],
+                "package": row["provider"],
+                "state": "broken" if detail else "ok",
+                "detail": detail,
+            }
+        )
+    return rows
+
+
+def check_encoder_flags(name: str | None, *, check: bool, measure: bool, device: str, dtype: str) -> None:
+    """Refuses flags of `ovbench encoders` that would have no effect, with the command that was meant.
+
+    Raises:
+        ConfigError: `--measure` without one encoder, `--check` with one, or a device or type without `--measure`.
+    """
+    if measure and name is None:
+        raise ConfigError(
+            "--measure needs one encoder", where="ovbench encoders", fix="run: ovbench encoders show NAME --measure"
+        )
+    if check and name is not None:
+        raise ConfigError(
+            "--check is about all plug-ins",
+            where="ovbench encoders show",
+            fix=f"run: ovbench encoders --check   or, for one encoder: ovbench check {name}",
+        )
+    if not measure and (device != "cpu" or dtype != "float32"):
+        raise ConfigError(
+            "--device and --dtype are those of --measure",
+            where="ovbench encoders",
+            fix="run: ovbench encoders show NAME --measure --device … --dtype …",
+        )
 
 
 def task_rows() -> list[Row]:

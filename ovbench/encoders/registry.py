@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import pkgutil
 import re
 from collections.abc import Mapping
@@ -15,9 +16,9 @@ from urllib.parse import parse_qsl
 from ovbench._base.errors import ConfigError
 from ovbench._base.names import unknown
 from ovbench.encoders.base import COMMON_OPTIONS, Aspect, DType, Encoder, Family, LoadRequest, Tap, Variant
-from ovbench.encoders.plugins import find_plugins, load_plugin, registered
+from ovbench.encoders.plugins import GROUP, Plugin, find_plugins, is_own, load_plugin, registered, taken_twice
 
-_NOT_FAMILIES = {"base", "registry", "plugins", "preprocess", "processor_json", "vae_configs", "modeling"}
+_NOT_FAMILIES = {"base", "registry", "plugins", "card", "preprocess", "processor_json", "vae_configs", "modeling"}
 _LISTING = "ovbench encoders"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w./-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -54,16 +55,17 @@ class EncoderSpec:
     @property
     def random_seed(self) -> int | None:
         """Seed of untrained weights; None: trained ones are asked for."""
-        value = self.options.get("weights", "")
+        value = _common_options(self.family, self.options).get("weights", "")
         return int(value.removeprefix("random:")) if value.startswith("random:") else None
 
     @property
     def llm_tap(self) -> Tap | None:
         """The tap that the options ask for; None where they say nothing of it."""
-        if not {"layer", "norm"} & set(self.options):
+        common = _common_options(self.family, self.options)
+        if not {"layer", "norm"} & set(common):
             return None
-        layer = self.options.get("layer", "final")
-        norm = cast(Any, self.options.get("norm", "native"))  # Tap checks it
+        layer = common.get("layer", "final")
+        norm = cast(Any, common.get("norm", "native"))  # Tap checks it
         return Tap(layer="final" if layer == "final" else int(layer), norm=norm)
 
     @property
@@ -97,51 +99,34 @@ def built_in_families() -> dict[str, Family]:
         for family in importlib.import_module(f"ovbench.encoders.{module}").FAMILIES:
             for name in (family.key, *family.aliases):
                 if name in names:
-                    raise _taken_twice(name, f"{names[name]}.py", f"{module}.py")
+                    raise taken_twice(name, f"{names[name]}.py", f"{module}.py")
                 names[name] = module
             found[family.key] = family
     return found
 
 
-def _taken_twice(name: str, first: str, second: str) -> ConfigError:
-    return ConfigError(
-        f"the encoder name '{name}' is taken twice, by {first} and {second}",
-        where="encoders",
-        fix="rename one of them, or uninstall one of the packages",
-    )
+def built_in_names() -> dict[str, Family]:
+    """Returns the families of this folder by key and alias."""
+    return _names(built_in_families())
 
 
 def families() -> dict[str, Family]:
     """Returns all families that are known without importing anybody's plug-in: built-in and registered ones."""
-    return {**built_in_families(), **_registered()}
-
-
-def _registered() -> dict[str, Family]:
-    taken = _names(built_in_families())
-    for key, family in registered().items():
-        for name in (key, *family.aliases):
-            if name in taken:
-                raise _taken_twice(name, "ovbench", family.provider)
-    return dict(registered())
+    return {**built_in_families(), **registered()}
 
 
 def _names(table: Mapping[str, Family]) -> dict[str, Family]:
     return {name: family for family in table.values() for name in (family.key, *family.aliases)}
 
 
-def plugin_names() -> dict[str, str]:
-    """Returns the keys of other packages' entry points with the package of each; imports none of them.
-
-    Raises:
-        ConfigError: A key is taken by ovbench or by two packages.
-    """
-    taken = _names(built_in_families())
-    found: dict[str, str] = {}
-    for key, provider in find_plugins():
-        if key in taken or key in found:
-            raise _taken_twice(key, found.get(key, "ovbench"), provider)
-        found[key] = provider
-    return found
+def providers(name: str, plugins: Mapping[str, tuple[Plugin, ...]]) -> list[str]:
+    """Returns who claims a name: ovbench, what was registered in this process, packages; more than one is a fault."""
+    found = ["ovbench"] if name in built_in_names() else []
+    claims = plugins.get(name, ())
+    own = _names(registered()).get(name)
+    if own is not None and not any(is_own(plugin) for plugin in claims):
+        found.append(own.provider)
+    return [*found, *(plugin.package for plugin in claims)]
 
 
 def find_family(name: str, *, where: str = "--encoder") -> Family:
@@ -151,13 +136,21 @@ def find_family(name: str, *, where: str = "--encoder") -> Family:
         ConfigError: An unknown name, with a suggestion; or a name that is taken twice.
         DependencyError: The plug-in of that name cannot be imported.
     """
+    plugins = find_plugins()
+    if len(claims := providers(name, plugins)) > 1:
+        raise taken_twice(name, claims[0], claims[1])
     table = _names(families())
-    plugins = plugin_names()
+    if name in plugins:
+        return load_plugin(plugins[name][0])
     if name in table:
         return table[name]
-    if name in plugins:
-        return load_plugin(name)
-    raise unknown("encoder", name, {**table, **plugins}, where=where, listing=_LISTING)
+    error = unknown("encoder", name, {**table, **plugins}, where=where, listing=_LISTING)
+    if multiprocessing.parent_process() is not None:
+        error.fix += (
+            ". This is a worker process: what register_encoder made known in another process is not known here; "
+            f"state an entry point of the group {GROUP} instead (docs/add-an-encoder.md)"
+        )
+    raise error
 
 
 def parse_encoder(text: str, *, protocol: str = "mini", where: str = "--encoder") -> EncoderSpec:
@@ -212,11 +205,20 @@ def _check_options(family: Family, options: Mapping[str, str], where: str) -> No
     for option, value in options.items():
         if option not in known and "*" not in known:
             raise unknown(f"option of {family.key}", option, known, where=where)
-        if option in family.options or option not in COMMON_OPTIONS:
+        if option not in _common_options(family, options):
             continue  # checked by the family
         pattern, wanted = _VALUES[option]
         if not re.fullmatch(pattern, value):
             raise ConfigError(f"the option '{option}' cannot be '{value}'", where=where, fix=f"use {wanted}")
+
+
+def _common_options(family: Family, options: Mapping[str, str]) -> dict[str, str]:
+    """Returns the options that are common ones; a family may have one of its own under the same name."""
+    return {
+        name: value
+        for name, value in options.items()
+        if name in COMMON_OPTIONS and family.options.get(name, COMMON_OPTIONS[name]) == COMMON_OPTIONS[name]
+    }
 
 
 _VALUES = {
@@ -276,10 +278,8 @@ def load_encoder(
         DependencyError: A library of the adapter, or the device, is not there.
     """
     parsed = parse_encoder(spec, protocol=protocol) if isinstance(spec, str) else spec
-    options = dict(parsed.options)
-    common = {
-        name: options.pop(name) for name in COMMON_OPTIONS if name in options and name not in parsed.family.options
-    }
+    common = _common_options(parsed.family, parsed.options)
+    options = {name: value for name, value in parsed.options.items() if name not in common}
     return parsed.family.load(
         LoadRequest(
             family=parsed.family.key,
@@ -287,7 +287,7 @@ def load_encoder(
             source=parsed.source,
             revision=parsed.revision,
             options=options,
-            random_seed=parsed.random_seed if "weights" in common else None,
+            random_seed=parsed.random_seed,
             llm_tap=parsed.llm_tap,
             size=int(common["size"]) if "size" in common else None,
             aspect=cast(Aspect | None, common.get("aspect")),
