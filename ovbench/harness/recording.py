@@ -117,7 +117,7 @@ def _encoder(job: Job, outcome: Outcome) -> EncoderRecord:
         title=variant.title,
         objective=variant.objective,
         control=variant.control,
-        weights=job.encoder.origin,
+        weights=_weights(job),
         untrained=job.encoder.random_seed is not None,
         identity=info.identity,
         weights_digest=info.weights_digest,
@@ -135,6 +135,12 @@ def _encoder(job: Job, outcome: Outcome) -> EncoderRecord:
         training_data=_training_data(job),
         citation=variant.citation,
     )
+
+
+def _weights(job: Job) -> str:
+    """Returns where the weights are from, and whose adapter read them where it is not ours."""
+    provider = job.encoder.family.provider
+    return job.encoder.origin if provider == "ovbench" else f"{job.encoder.origin}; adapter of {provider}"
 
 
 def _training_data(job: Job) -> str:
