@@ -109,7 +109,7 @@ def _not_scored(spec: TaskSpec, control: str, reason: str) -> MetricValue:
 
 def _encoder(job: Job, outcome: Outcome) -> EncoderRecord:
     info, variant, family = outcome.encoder.info, job.encoder.variant, job.encoder.family
-    tap = job.protocol.content["understanding"]["tap"]
+    tap = outcome.tap
     return EncoderRecord(
         spec=job.encoder.canonical,
         family=family.key,
@@ -130,7 +130,7 @@ def _encoder(job: Job, outcome: Outcome) -> EncoderRecord:
         dim=info.dim,
         depth=info.depth,
         num_prefix=info.num_prefix,
-        tap=f"layer {tap['layer']}, norm {tap['norm']}",
+        tap=f"layer {tap.layer}, norm {tap.norm}",
         licence=variant.licence,
         training_data=_training_data(job),
         citation=variant.citation,

@@ -51,6 +51,7 @@ class Outcome:
     """Everything a record needs of an understanding run."""
 
     encoder: Encoder
+    tap: Tap  # that the language model read
     answers: dict[str, Answers] = field(default_factory=dict)
     steps: list[StepResult] = field(default_factory=list)
     not_scored: dict[tuple[str, str], str] = field(default_factory=dict)  # (task, control) → why
@@ -83,7 +84,7 @@ class UnderstandingRun:
         self.job, self.cache, self.reporter = job, cache, reporter
         self.section: Mapping[str, Any] = job.protocol.content["understanding"]
         self.config = llava_config(self.section)
-        self.tap = Tap(**self.section["tap"])
+        self.tap = job.encoder.llm_tap or Tap(**self.section["tap"])  # the user's word comes before the protocol's
         self.encoder = load_encoder(job.encoder, device=job.device, dtype=job.dtype)
         self.training = WorldTrainingData(
             seed=self.section["world_seed"],
@@ -105,7 +106,7 @@ class UnderstandingRun:
                 source.close()
 
     def _run(self) -> Outcome:
-        outcome = Outcome(encoder=self.encoder)
+        outcome = Outcome(encoder=self.encoder, tap=self.tap)
         # Everything that can be wrong with a task's data is found before the training.
         loaded = [(spec, load_data(spec, limit=self.job.limit)) for spec in self.job.tasks]
         closure = [self._train_features_step, self._stage1_step, self._stage2_step]
