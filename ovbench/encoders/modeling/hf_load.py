@@ -73,13 +73,13 @@ def read_weights_folder(folder: Path) -> dict[str, Tensor]:
     if not path.name.endswith(_SHARDS):
         return read_state(path)
     parts = read_json_file(path).get("weight_map")
-    names = set(parts.values()) if isinstance(parts, Mapping) and parts else {None}
-    if not all(isinstance(name, str) and Path(name).name == name for name in names):
+    names: list[Any] = list(parts.values()) if isinstance(parts, Mapping) else []
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise DataError(
             "'weight_map' must name the shard of each tensor, in this folder", where=str(path), fix="fetch it again"
         )
     state: dict[str, Tensor] = {}
-    for name in sorted(names):
+    for name in sorted(set(names)):
         state.update(read_state(folder / name))
     return state
 
