@@ -176,7 +176,9 @@ def write_weights(folder: Path, state: Mapping[str, Tensor], kind: str = "safete
     if kind == "bin":
         torch.save(dict(state), folder / "pytorch_model.bin")
     else:
-        save_file({key: value.contiguous() for key, value in state.items()}, folder / "model.safetensors", {"format": "pt"})
+        save_file(
+            {key: value.contiguous() for key, value in state.items()}, folder / "model.safetensors", {"format": "pt"}
+        )
 
 
 def write_layout(

@@ -26,7 +26,7 @@ from tests.encoders.layouts_hf import (
     write_layout,
 )
 
-CLOSE = {"atol": 1e-5, "rtol": 0.0}
+CLOSE: dict[str, Any] = {"atol": 1e-5, "rtol": 0.0}
 NORMED = [name for name in ONE_OF_EACH if LAYOUTS[name].final_norm]
 
 
@@ -158,7 +158,11 @@ def test_the_norms_epsilon_is_the_models_own(tmp_path: Path, name: str) -> None:
     encoder = load(layout.spec, write_layout(tmp_path, name, changes={"layer_norm_eps": 0.05}))
     images = pictures(layout.px)
     stream = encoder.features(images, Tap(norm="none")).tokens
-    for eps, tap in ((0.05, Tap(norm="layernorm")), (0.05, encoder.info.latent_tap), (0.5, Tap(norm="layernorm", eps=0.5))):
+    for eps, tap in (
+        (0.05, Tap(norm="layernorm")),
+        (0.05, encoder.info.latent_tap),
+        (0.5, Tap(norm="layernorm", eps=0.5)),
+    ):
         torch.testing.assert_close(encoder.features(images, tap).tokens, F.layer_norm(stream, (32,), eps=eps), **CLOSE)
 
 
@@ -176,8 +180,8 @@ def test_the_published_epsilons_are_read(case: Callable[[str], Case], name: str,
     torch.testing.assert_close(norm(flat), theirs(flat), atol=0, rtol=0)
 
 
-# Measured on these networks: bfloat16 up to 0.014, float16 up to 0.0017 of the tokens' root mean square.
-BOUNDS = {"bfloat16": 0.03, "float16": 0.004}
+# Root mean square of the error over that of the tokens. Measured here: bfloat16 up to 0.0081, float16 up to 0.0010.
+BOUNDS = {"bfloat16": 0.015, "float16": 0.002}
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
