@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -338,6 +339,15 @@ def test_the_layouts_of_both_library_versions_are_the_same_encoder(tmp_path: Pat
     assert load("clip/b16", old).info.identity == load("clip/b16", new).info.identity
 
 
+def test_a_file_in_half_precision_is_computed_in_float32(tmp_path: Path) -> None:
+    folder = write_layout(tmp_path, CLIP)
+    write_weights(folder, {key: value.half() for key, value in load_file(folder / "model.safetensors").items()})
+    encoder = load("clip/b16", folder)
+    assert {value.dtype for value in encoder.model.state_dict().values()} == {torch.float32}
+    expected = library_run(library_tower(folder, CLIP).float(), pictures(32)).last_hidden_state[:, 1:]
+    torch.testing.assert_close(encoder.features(pictures(32)).tokens, expected, **CLOSE)
+
+
 # --- silence
 
 
@@ -358,19 +368,27 @@ assert before == after == (30, True, False), (before, after)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_settings_of_the_user_survive_a_load_that_fails(tmp_path: Path) -> None:
-    settings, level = transformers.utils.logging, transformers.utils.logging.get_verbosity()
-    bars = settings.is_progress_bar_enabled()
+@pytest.mark.parametrize("bars", [(True, False), (False, True)])
+def test_settings_of_the_user_survive_a_load_that_fails(tmp_path: Path, bars: tuple[bool, bool]) -> None:
+    settings, hub = transformers.utils.logging, huggingface_hub.utils
+
+    def apply(level: int, of_library: bool, of_hub: bool) -> None:
+        settings.set_verbosity(level)
+        (settings.enable_progress_bar if of_library else settings.disable_progress_bar)()
+        (hub.enable_progress_bars if of_hub else hub.disable_progress_bars)()
+
+    def state() -> tuple[int, bool, bool]:
+        enabled = settings.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+        return (settings.get_verbosity(), *enabled)
+
+    before = state()
     try:
-        settings.set_verbosity(20)
-        settings.disable_progress_bar()
+        apply(20, *bars)
         with pytest.raises(DataError):
             load("clip/b16", tmp_path)
-        assert (settings.get_verbosity(), settings.is_progress_bar_enabled()) == (20, False)
+        assert state() == (20, *bars)
     finally:
-        settings.set_verbosity(level)
-        if bars:
-            settings.enable_progress_bar()
+        apply(*before)
 
 
 def test_a_tap_of_the_options_is_what_a_language_model_reads(tmp_path: Path) -> None:
