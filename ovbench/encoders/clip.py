@@ -72,7 +72,7 @@ def _released(
         input=PreprocessSpec(size=(px, px), aspect="crop", short_side=px, pad_colour=pad_colour_of(OPENAI_CLIP.mean)),
         normalisation=OPENAI_CLIP,
         llm_tap=Tap(layer=-2),  # LLaVA-1.5's mm_vision_select_layer
-        latent_tap=Tap(norm="layernorm", eps=1e-5),
+        latent_tap=Tap(norm="layernorm"),
     )
 
 

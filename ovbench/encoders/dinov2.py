@@ -56,7 +56,7 @@ def _released(name: str, revision: str, num_params: int, protocol: str = "") -> 
         input=PreprocessSpec(size=(224, 224), aspect="crop", short_side=256, pad_colour=pad_colour_of(IMAGENET.mean)),
         normalisation=IMAGENET,
         llm_tap=Tap(layer=-2),
-        latent_tap=Tap(norm="layernorm", eps=1e-6),  # RAE: the final norm without its affine
+        latent_tap=Tap(norm="layernorm"),  # RAE: the final norm without its affine
     )
 
 

@@ -49,7 +49,7 @@ def _released(name: str, px: int, protocol: str = "") -> Variant:
         architecture=_BASE,
         input=PreprocessSpec(size=(px, px), resample="bilinear", pad_colour=pad_colour_of(IMAGENET.mean)),
         normalisation=IMAGENET,
-        latent_tap=Tap(norm="layernorm", eps=1e-12),
+        latent_tap=Tap(norm="layernorm"),
     )
 
 

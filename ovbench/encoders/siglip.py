@@ -73,7 +73,7 @@ def _released(
         input=PreprocessSpec(size=(px, px), resample=resample, pad_colour=pad_colour_of(HALF.mean)),
         normalisation=HALF,
         llm_tap=Tap(layer=-2),
-        latent_tap=Tap(norm="layernorm", eps=1e-6),  # RAE: the final norm without its affine
+        latent_tap=Tap(norm="layernorm"),  # RAE: the final norm without its affine
     )
 
 

@@ -12,13 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ovbench._base.errors import ConfigError, DataError, OvbenchError
+from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.lazy import require
 from ovbench.encoders.base import LoadRequest, Normalisation, PreprocessSpec
-from ovbench.encoders.modeling.sources import check_finite, locate, read_json_file, seeded
+from ovbench.encoders.modeling.hf_load import (
+    MOST_BLOCKS,
+    build_empty,
+    build_random,
+    fill,
+    quiet,
+    read_fields,
+    read_weights_folder,
+    summary,
+)
+from ovbench.encoders.modeling.sources import locate
 from ovbench.encoders.modeling.tokens import Network, TokenEncoder
 from ovbench.encoders.preprocess import with_aspect, with_size
 from ovbench.encoders.processor_json import read_processor
@@ -32,14 +41,29 @@ PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 class Architecture:
     """What ovbench must know of one vision transformer of the library."""
 
-    model_types: tuple[str, ...]  # accepted in config.json: the tower alone, or the two-tower model that holds it
+    tower: str  # model_type of the tower alone
+    two_towers: str = ""  # model_type of the model that holds it, with its configuration under `vision_config`
     model: str  # class of the tower
     config: str  # its configuration's class
     final_norm: str | None  # module that makes the published tokens of h[L]; None: h[L] itself is published
     num_prefix: Callable[[Any], int]  # configuration → class and register tokens
-    foreign: tuple[str, ...] = ()  # beginnings of keys of the other parts of a two-tower checkpoint
+    fields: tuple[str, ...]  # of the configuration, beside `_COMMON`: what can change a feature
+    foreign: tuple[str, ...] = ()  # beginnings of keys of the checkpoint's other parts
     interpolates: str = "argument"  # positions at another size: on request (argument) or always
     shuffles: bool = False  # MAE: tokens keep their order only if the noise says so
+
+    @property
+    def model_types(self) -> tuple[str, ...]:
+        """What config.json may say."""
+        return (self.tower, self.two_towers) if self.two_towers else (self.tower,)
+
+
+# Named one by one: a field that a later version of the library adds must not change the identity of old features.
+_COMMON = (
+    "hidden_act", "hidden_size", "image_size", "layer_norm_eps", "num_attention_heads", "num_channels",
+    "num_hidden_layers", "patch_size",
+)  # fmt: skip
+_DINOV2 = ("mlp_ratio", "qkv_bias", "use_swiglu_ffn")
 
 
 def _one(_config: Any) -> int:
@@ -49,43 +73,50 @@ def _one(_config: Any) -> int:
 ARCHITECTURES: Mapping[str, Architecture] = {
     # CLIP publishes h[L]: `post_layernorm` is applied to the class token only.
     "clip": Architecture(
-        model_types=("clip_vision_model", "clip"),
+        tower="clip_vision_model",
+        two_towers="clip",
         model="CLIPVisionModel",
         config="CLIPVisionConfig",
         final_norm=None,
         num_prefix=_one,
+        fields=("intermediate_size",),
         foreign=("text_model.", "text_projection.", "visual_projection.", "logit_scale"),
     ),
     "siglip": Architecture(
-        model_types=("siglip_vision_model", "siglip"),
+        tower="siglip_vision_model",
+        two_towers="siglip",
         model="SiglipVisionModel",
         config="SiglipVisionConfig",
         final_norm="post_layernorm",
         num_prefix=lambda _config: 0,
+        fields=("intermediate_size", "vision_use_head"),
         foreign=("text_model.", "logit_scale", "logit_bias"),
     ),
     "dinov2": Architecture(
-        model_types=("dinov2",),
+        tower="dinov2",
         model="Dinov2Model",
         config="Dinov2Config",
         final_norm="layernorm",
         num_prefix=_one,
+        fields=_DINOV2,
         interpolates="always",
     ),
     "dinov2_with_registers": Architecture(
-        model_types=("dinov2_with_registers",),
+        tower="dinov2_with_registers",
         model="Dinov2WithRegistersModel",
         config="Dinov2WithRegistersConfig",
         final_norm="layernorm",
         num_prefix=lambda config: 1 + int(config.num_register_tokens),
+        fields=(*_DINOV2, "num_register_tokens"),
         interpolates="always",
     ),
     "vit_mae": Architecture(
-        model_types=("vit_mae",),
+        tower="vit_mae",
         model="ViTMAEModel",
         config="ViTMAEConfig",
         final_norm="layernorm",
         num_prefix=_one,
+        fields=("intermediate_size", "qkv_bias"),
         foreign=("decoder.",),
         shuffles=True,
     ),
@@ -104,28 +135,35 @@ def load_transformers(request: LoadRequest, *names: str) -> TokenEncoder:
         DataError: Files are missing or damaged, or are of another architecture.
     """
     transformers = require("transformers", purpose=f"the encoder {request.name}")
+    with quiet(transformers):
+        return _load(transformers, request, names)
+
+
+def _load(transformers: Any, request: LoadRequest, names: tuple[str, ...]) -> TokenEncoder:
     folder = None if request.random_seed is not None and request.source is None else locate(request)
-    where = request.name if folder is None else str(folder)
-    fields = dict(request.variant.architecture) if folder is None else _config_fields(folder)
+    where = request.name if folder is None else str(folder / "config.json")
+    fields = dict(request.variant.architecture) if folder is None else read_fields(folder)
     kind = _choose(fields, names, where)
     config = _config(transformers, kind, fields, where)
+    native, patch = _side(config.image_size), _side(config.patch_size)
+    spec, normalisation = preprocessing(request, folder, default_px=native)
+    grid = check_grid(spec, patch, native, request)
     if kind.shuffles:
         config.mask_ratio = 0.0
+    network: Any = getattr(transformers, kind.model)
     if folder is None or request.random_seed is not None:
-        model = seeded(lambda: getattr(transformers, kind.model)(config), request.random_seed or 0)
+        model = build_random(lambda: network(config), request.random_seed or 0, where=where)
     else:
-        model = _pretrained(getattr(transformers, kind.model), folder, config, kind)
-    model.eval()
-    spec, normalisation = preprocessing(request, folder, default_px=_side(config.image_size))
-    patch = _side(config.patch_size)
-    grid = _grid(spec, patch, request.name)
-    native = spec.size == (_side(config.image_size),) * 2
+        state = read_weights_folder(folder)
+        own = {key: value for key, value in state.items() if not key.startswith(kind.foreign)}
+        model, _ = fill(network, config, own, where=str(folder))
+    is_native = spec.size == (native, native)
     return TokenEncoder(
         name=request.name,
         network=Network(
             model=model,
             blocks=find_blocks(model, int(config.num_hidden_layers)),
-            run=_runner(model, kind, grid, interpolate=not native and kind.interpolates == "argument"),
+            run=_runner(model, kind, grid, interpolate=not is_native and kind.interpolates == "argument"),
             dim=int(config.hidden_size),
             grid=grid,
             num_prefix=kind.num_prefix(config),
@@ -133,8 +171,8 @@ def load_transformers(request: LoadRequest, *names: str) -> TokenEncoder:
             eps=float(config.layer_norm_eps),
             architecture={
                 "class": kind.model,
-                "positions": "stored" if native else "interpolated",
-                **decisive_fields(config),
+                "positions": "stored" if is_native else "interpolated",
+                **{name: getattr(config, name) for name in (*_COMMON, *kind.fields)},
             },
         ),
         input=spec,
@@ -152,10 +190,6 @@ def _as_it_is(h: Tensor) -> Tensor:
     return h
 
 
-def _config_fields(folder: Path) -> dict[str, Any]:
-    return read_json_file(folder / "config.json", fix="name a folder in transformers' layout: config.json and weights")
-
-
 def _choose(fields: Mapping[str, Any], names: tuple[str, ...], where: str) -> Architecture:
     found = str(fields.get("model_type", "none"))
     for name in names:
@@ -171,22 +205,38 @@ def _choose(fields: Mapping[str, Any], names: tuple[str, ...], where: str) -> Ar
 
 
 def _config(transformers: Any, kind: Architecture, fields: Mapping[str, Any], where: str) -> Any:
-    tower = fields.get("vision_config") if isinstance(fields.get("vision_config"), Mapping) else fields
+    """Returns the tower's configuration, of which a network can be built."""
+    if fields["model_type"] == kind.two_towers:
+        fields = fields.get("vision_config") or {}
+        if not isinstance(fields, Mapping) or not fields:
+            raise DataError(f"'{kind.two_towers}' needs a 'vision_config'", where=where, fix="fetch config.json again")
     try:
         config = getattr(transformers, kind.config)(
-            **{key: value for key, value in dict(tower or {}).items() if key not in ("model_type", "architectures")}
+            **{key: value for key, value in fields.items() if key not in ("model_type", "architectures", "auto_map")}
         )
-        side, patch = _side(config.image_size), _side(config.patch_size)
-        if min(side, patch, int(config.hidden_size), int(config.num_hidden_layers)) < 1 or side < patch:
-            raise ValueError(f"image size {side}, patch size {patch}, width {config.hidden_size}")
+        _check_numbers(config)
     except Exception as error:  # the library checks its configurations with errors of its own
-        raise DataError(f"the configuration cannot be used: {_summary(error)}", where=where) from error
+        raise DataError(
+            f"the configuration cannot be used: {summary(error)}", where=where, fix="correct config.json"
+        ) from error
+    build_empty(lambda: getattr(transformers, kind.model)(config), where=where)
     return config
 
 
-def _summary(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    return " ".join(lines[:2]) if lines else type(error).__name__
+def _check_numbers(config: Any) -> None:
+    side, patch, width, heads = (
+        _side(config.image_size), _side(config.patch_size), config.hidden_size, config.num_attention_heads,
+    )  # fmt: skip
+    if min(side, patch, width, heads, config.num_hidden_layers) < 1:
+        raise ValueError("sizes and counts must be at least 1")
+    if side < patch:
+        raise ValueError(f"image_size {side} holds no patch of {patch}")
+    if width % heads:
+        raise ValueError(f"hidden_size {width} cannot be split into {heads} heads")
+    if config.num_hidden_layers > MOST_BLOCKS:
+        raise ValueError(f"num_hidden_layers is {config.num_hidden_layers}")
+    if config.num_channels != 3:
+        raise ValueError(f"num_channels is {config.num_channels}, and ovbench feeds RGB")
 
 
 def _side(value: Any) -> int:
@@ -197,56 +247,6 @@ def _side(value: Any) -> int:
     if len(sides) != 1:
         raise ValueError(f"{list(value)} is no square")
     return int(sides.pop())
-
-
-_NOT_DECISIVE = {
-    "_name_or_path", "architectures", "bos_token_id", "chunk_size_feed_forward", "dtype", "eos_token_id", "id2label",
-    "initializer_factor", "initializer_range", "is_encoder_decoder", "label2id", "output_attentions",
-    "output_hidden_states", "pad_token_id", "problem_type", "projection_dim", "return_dict", "torch_dtype",
-    "transformers_version", "_attn_implementation", "tie_word_embeddings",
-}  # fmt: skip
-
-
-def decisive_fields(config: Any) -> dict[str, Any]:
-    """Returns what of a configuration can change a feature; the library's version is not part of it."""
-    return {
-        key: value
-        for key, value in config.to_dict().items()
-        if key not in _NOT_DECISIVE and isinstance(value, str | int | float | bool | list | type(None))
-    }
-
-
-def _pretrained(model: Any, folder: Path, config: Any, kind: Architecture) -> nn.Module:
-    """Loads a folder strictly: every parameter of the tower is filled, every key of it used."""
-    try:
-        loaded, report = model.from_pretrained(
-            str(folder), config=config, local_files_only=True, dtype=torch.float32, output_loading_info=True
-        )
-    except OvbenchError:
-        raise
-    except SafetensorError as error:
-        raise DataError(f"the weights are damaged: {_summary(error)}", where=str(folder)) from error
-    except Exception as error:
-        raise DataError(
-            f"the weights cannot be loaded: {_summary(error)}",
-            where=str(folder),
-            fix="check that the folder is complete, its weights safetensors or a plain dictionary of tensors",
-        ) from error
-    unexpected = [key for key in report["unexpected_keys"] if not key.startswith(kind.foreign)]
-    faults = {
-        "missing": sorted(report["missing_keys"]),
-        "unexpected": sorted(unexpected),
-        "wrong shape": sorted(str(entry[0]) for entry in report["mismatched_keys"]),
-    }
-    text = "; ".join(f"{title}: {', '.join(keys[:5])}" for title, keys in faults.items() if keys)
-    if text:
-        raise DataError(
-            f"the weights do not fit the architecture ({text})",
-            where=str(folder),
-            fix="check that the configuration and the weights are of the same model",
-        )
-    check_finite(loaded, where=str(folder))
-    return loaded
 
 
 def preprocessing(
@@ -306,10 +306,28 @@ def _close(first: Normalisation, second: Normalisation) -> bool:
     return all(abs(one - two) < 1e-4 for one, two in pairs)
 
 
-def _grid(spec: PreprocessSpec, patch: int, name: str) -> tuple[int, int]:
+def check_grid(spec: PreprocessSpec, patch: int, native: int, request: LoadRequest) -> tuple[int, int]:
+    """Returns the token grid (rows, columns).
+
+    A size that the weights were published with may leave a rest (SigLIP So400m reads 384 pixels in patches of 14, and
+    its 6 last rows and columns are not seen); a size that was asked for may not.
+
+    Raises:
+        ConfigError: The size holds no patch, or is asked for and no multiple of it.
+    """
     height, width = spec.size
+    where = f"--encoder {request.name}" + ("?size=" if request.size is not None else "")
+    below = max(height // patch, 1) * patch
     if min(height, width) < patch:
-        raise ConfigError(f"{height} x {width} pixels hold no patch of {patch}", where=f"--encoder {name}?size=")
+        raise ConfigError(
+            f"{height} x {width} pixels hold no patch of {patch}", where=where, fix=f"use size={patch} or more"
+        )
+    if request.size not in (None, native) and height % patch:
+        raise ConfigError(
+            f"{height} pixels are no multiple of the patch of {patch}",
+            where=where,
+            fix=f"use size={below} or size={below + patch}",
+        )
     return height // patch, width // patch
 
 
@@ -341,11 +359,13 @@ def _runner(
     extra: dict[str, Any] = {"interpolate_pos_encoding": True} if interpolate else {}
 
     def run(x: Tensor) -> Any:
-        if kind.shuffles:
-            # Trap: ViTMAE sorts its tokens by this noise, at random by default. Ascending numbers keep them in raster
-            # order; float32, because half types cannot tell neighbouring numbers apart.
-            count = grid[0] * grid[1]
-            extra["noise"] = torch.arange(count, dtype=torch.float32, device=x.device).expand(len(x), count)
         return getattr(model(pixel_values=x, **extra), "pooler_output", None)
 
-    return run
+    def run_in_order(x: Tensor) -> Any:
+        # Trap: ViTMAE sorts its tokens by this noise, at random by default. Ascending numbers keep them in raster
+        # order; float32, because half types cannot tell neighbouring numbers apart.
+        count = grid[0] * grid[1]
+        noise = torch.arange(count, dtype=torch.float32, device=x.device).expand(len(x), count)
+        return getattr(model(pixel_values=x, noise=noise, **extra), "pooler_output", None)
+
+    return run_in_order if kind.shuffles else run
