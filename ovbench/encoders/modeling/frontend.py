@@ -133,7 +133,7 @@ def build_diffusers_vae(config: Mapping[str, Any], *, where: str) -> Any:
     diffusers = require("diffusers", extra="offline", purpose="a VAE of diffusers")
     kind = config.get("_class_name", "AutoencoderKL")
     if kind != "AutoencoderKL":
-        raise DataError(f"the configuration is of a {kind}, not of an AutoencoderKL", where=where)
+        raise DataError(f"the configuration is of the class '{kind}', not 'AutoencoderKL'", where=where)
     fields = {key: value for key, value in config.items() if not key.startswith("_")}
     if "scaling_factor" not in fields and fields.get("latent_channels") == 4:
         fields["scaling_factor"] = _SD_SCALE  # the files of SD's VAEs are older than this key

@@ -152,10 +152,13 @@ def _check_activation(model: Any, name: str, stated: dict[str, Any], where: str)
 
 
 def _input_side(model: Any, name: str) -> int:
-    height, width = model.patch_embed.img_size or (0, 1)
-    if height != width:
-        raise ConfigError(f"'{name}' reads {height} x {width} pixels, which is no square", where="--encoder timm")
-    return int(height)
+    size = model.patch_embed.img_size
+    if size is None or size[0] != size[1]:
+        shown = "a size of its own choice" if size is None else f"{size[0]} x {size[1]} pixels"
+        raise ConfigError(
+            f"'{name}' reads {shown}, which is no square", where="--encoder timm", fix="name a ViT of a fixed square size"
+        )
+    return int(size[0])
 
 
 def _resize(model: Any, size: int, name: str) -> None:
