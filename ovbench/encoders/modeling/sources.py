@@ -96,7 +96,7 @@ def hub_folder(hub_id: str, revision: str, *, spec: str, weights: Sequence[str] 
             where=where,
             fix="write the 40 hex digits of the commit: a branch, a tag or a shortened commit can change its meaning",
         )
-    hub = require("huggingface_hub")
+    hub, errors = require("huggingface_hub"), require("huggingface_hub.errors")
     owner, repository, *inside = parts
     prefix = "".join(f"{part}/" for part in inside)
 
@@ -117,13 +117,13 @@ def hub_folder(hub_id: str, revision: str, *, spec: str, weights: Sequence[str] 
         try:
             if found := snapshot(names, local=True):
                 return found
-        except hub.errors.LocalEntryNotFoundError:
+        except errors.LocalEntryNotFoundError:
             continue
         except (OSError, ValueError) as error:
             raise DataError(
                 f"the hub's cache cannot be read: {_first_line(error)}", where=where, fix=instead
             ) from error
-    if hub.constants.HF_HUB_OFFLINE:
+    if require("huggingface_hub.constants").HF_HUB_OFFLINE:
         raise DataError(
             f"'{hub_id}' at {revision[:12]} is not in the hub's cache, and HF_HUB_OFFLINE is set",
             where=where,
@@ -135,7 +135,7 @@ def hub_folder(hub_id: str, revision: str, *, spec: str, weights: Sequence[str] 
             if found := snapshot(names, local=False):
                 return found
     except Exception as error:  # the hub's client raises errors of three libraries
-        _cannot_fetch(hub, error, hub_id, revision, where=where, instead=instead)
+        _cannot_fetch(errors, error, hub_id, revision, where=where, instead=instead)
     raise DataError(
         f"'{hub_id}' at {revision[:12]} holds no weights (none of {', '.join(weights)})",
         where=where,
@@ -151,19 +151,19 @@ def _is_complete(folder: Path, names: str) -> bool:
     return len(shards or files) >= wanted and any((folder / name).is_file() for name in _CONFIGS)
 
 
-def _cannot_fetch(hub: Any, error: Exception, hub_id: str, revision: str, *, where: str, instead: str) -> NoReturn:
+def _cannot_fetch(errors: Any, error: Exception, hub_id: str, revision: str, *, where: str, instead: str) -> NoReturn:
     """Raises what a failure of the hub's client means for the user."""
     page = f"https://huggingface.co/{'/'.join(hub_id.split('/')[:2])}"
-    cause = error.__cause__ if isinstance(error, hub.errors.LocalEntryNotFoundError) else None
+    cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else None
     match error:
-        case hub.errors.GatedRepoError():
+        case errors.GatedRepoError():
             what, fix = (
                 "its owner asks for an agreement first",
                 f"accept it at {page}, log in (hf auth login), or {instead}",
             )
-        case hub.errors.RepositoryNotFoundError():
+        case errors.RepositoryNotFoundError():
             what, fix = "there is no such repository, or it is private", f"check {page}, or {instead}"
-        case hub.errors.RevisionNotFoundError():
+        case errors.RevisionNotFoundError():
             what, fix = f"it has no commit {revision}", f"take one from {page}/commits/main, or {instead}"
         case _:
             shown = cause or error
@@ -220,11 +220,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if refused := re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:global|class|operand)\S*:? *(\S*)", str(error)):
+        if refused := re.search(r"GLOBAL (\S+)", str(error)):
             raise DataError(
-                f"'{path.name}' holds pickled code or objects ({refused[1] or refused[2]}), which are not loaded",
+                f"'{path.name}' holds pickled code or objects ({refused[1]}), which are not loaded",
                 where=str(path),
-                fix="get the weights as safetensors, or save a plain dictionary of tensors",
+                fix="get the weights as safetensors, or save a plain dictionary of tensors (if it is one: get the file again)",
             ) from error
         raise _damaged(path, error) from error
     except Exception as error:  # a damaged pickle fails in any way

@@ -156,7 +156,9 @@ def _input_side(model: Any, name: str) -> int:
     if size is None or size[0] != size[1]:
         shown = "a size of its own choice" if size is None else f"{size[0]} x {size[1]} pixels"
         raise ConfigError(
-            f"'{name}' reads {shown}, which is no square", where="--encoder timm", fix="name a ViT of a fixed square size"
+            f"'{name}' reads {shown}, which is no square",
+            where="--encoder timm",
+            fix="name a ViT of a fixed square size",
         )
     return int(size[0])
 
