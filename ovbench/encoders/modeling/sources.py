@@ -224,7 +224,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             raise DataError(
                 f"'{path.name}' holds pickled code or objects ({refused[1]}), which are not loaded",
                 where=str(path),
-                fix="get the weights as safetensors, or save a plain dictionary of tensors (if it is one: get the file again)",
+                fix="get the weights as safetensors, or save a plain dictionary of tensors (or get it again)",
             ) from error
         raise _damaged(path, error) from error
     except Exception as error:  # a damaged pickle fails in any way
