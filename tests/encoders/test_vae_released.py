@@ -97,6 +97,15 @@ def test_the_shift_can_be_left_out_and_is_part_of_the_identity(kind: str, folder
     assert default.info.identity == stated.info.identity != plain.info.identity
 
 
+def test_another_shift_of_the_file_is_another_encoder(tmp_path: Path) -> None:
+    golden = read_golden("openvision3_vae_tiny")
+    one, two = (
+        load(f"vae/flux:{write_vae(tmp_path / str(shift), {**golden_config(), 'shift_factor': shift}, golden.state)}")
+        for shift in (0.1, 0.2)
+    )
+    assert one.info.identity != two.info.identity
+
+
 def test_a_wrong_value_of_the_shift_option_is_refused(kind: str, folder: Path) -> None:
     with pytest.raises(ConfigError, match="'latent_shift' cannot be 'maybe'"):
         load(f"vae/{kind}:{folder}?latent_shift=maybe")
