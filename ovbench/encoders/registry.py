@@ -175,14 +175,14 @@ def parse_encoder(text: str, *, protocol: str = "mini", where: str = "--encoder"
     return EncoderSpec(
         text=text,
         family=family,
-        variant=_choose_variant(family, variant_name, protocol, where),
+        variant=_choose_variant(family, variant_name, protocol, where, has_source=bool(source)),
         source=source or None,
         revision=revision or None,
         options=options,
     )
 
 
-def _choose_variant(family: Family, name: str, protocol: str, where: str) -> Variant:
+def _choose_variant(family: Family, name: str, protocol: str, where: str, *, has_source: bool) -> Variant:
     variants = {variant.name: variant for variant in family.variants}
     if name:
         if name not in variants:
@@ -191,6 +191,8 @@ def _choose_variant(family: Family, name: str, protocol: str, where: str) -> Var
     fitting = [variant for variant in family.variants if variant.protocol == protocol]
     if not fitting and len(variants) == 1:
         fitting = list(family.variants)
+    if not fitting and has_source:  # the weights are named; the variant only says how such weights are read
+        fitting = [variant for variant in family.variants if variant.protocol]
     if not fitting:
         raise ConfigError(
             f"the encoder '{family.key}' has no default variant for the protocol '{protocol}'",

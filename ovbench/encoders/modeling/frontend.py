@@ -89,7 +89,8 @@ class DiffusersVAE(FrontEnd):
             return self.vae.decode(latents.float() / self.scaling_factor + self.shift).sample
 
 
-_VAE_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+VAE_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+_SD_SCALE = 0.18215  # diffusers' default
 _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
 
@@ -102,18 +103,24 @@ def load_diffusers_vae(folder: Path) -> Any:
     """
     document = read_json_file(folder / "config.json", fix="name a diffusers VAE folder")
     vae = build_diffusers_vae(document, where=str(folder / "config.json"))
-    weights = find_file(folder, _VAE_FILES)
-    state = {_new_name(key): value for key, value in read_state(weights).items()}
+    weights = find_file(folder, VAE_FILES)
+    state = dict(_renewed(key, value) for key, value in read_state(weights).items())
     load_strict(vae, state, where=str(weights))
     return vae
 
 
-def _new_name(key: str) -> str:
-    """Returns today's name of an attention weight: files before diffusers 0.18, as SD's VAEs, have the older ones."""
-    if ".mid_block.attentions." in key:
+def _renewed(key: str, value: Tensor) -> tuple[str, Tensor]:
+    """Returns an attention weight under today's name and in today's shape.
+
+    Files from before diffusers 0.18, as those of SD's VAEs, have other names; in some of them, the projections are
+    1 x 1 convolutions, as in the original code.
+    """
+    if ".attentions." in key:
         for old, new in _OLD_ATTENTION.items():
             key = key.replace(old, new)
-    return key
+        if ".to_" in key and value.ndim == 4 and value.shape[2:] == (1, 1):
+            value = value[:, :, 0, 0]
+    return key, value
 
 
 def build_diffusers_vae(config: Mapping[str, Any], *, where: str) -> Any:
@@ -126,17 +133,27 @@ def build_diffusers_vae(config: Mapping[str, Any], *, where: str) -> Any:
     diffusers = require("diffusers", extra="offline", purpose="a VAE of diffusers")
     kind = config.get("_class_name", "AutoencoderKL")
     if kind != "AutoencoderKL":
-        raise DataError(f"the configuration is of a {kind}, not of an AutoencoderKL", where=where)
+        raise DataError(f"the configuration is of the class '{kind}', not 'AutoencoderKL'", where=where)
     fields = {key: value for key, value in config.items() if not key.startswith("_")}
-    if "latent_channels" not in fields or "scaling_factor" not in fields:
+    if "scaling_factor" not in fields and fields.get("latent_channels") == 4:
+        fields["scaling_factor"] = _SD_SCALE  # the files of SD's VAEs are older than this key
+    missing = [key for key in ("latent_channels", "scaling_factor") if not isinstance(fields.get(key), int | float)]
+    if missing:
         raise DataError(
-            "the configuration does not give latent_channels and scaling_factor",
+            f"the configuration does not give {' and '.join(missing)}",
             where=where,
             fix="use the config.json of the VAE's folder",
         )
+    normalised = [key for key in ("latents_mean", "latents_std") if fields.get(key) is not None]
+    if normalised:
+        raise DataError(
+            f"the VAE normalises its latents per channel ({', '.join(normalised)}), which this adapter does not do",
+            where=where,
+            fix="write an adapter: docs/add-an-encoder.md",
+        )
     try:
         return diffusers.AutoencoderKL(**fields)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ZeroDivisionError, IndexError) as error:
         raise DataError(f"the VAE's configuration cannot be used: {error}", where=where) from error
 
 
@@ -149,20 +166,24 @@ def diffusers_frontend(request: LoadRequest, *, latent_shift: bool) -> Diffusers
     Raises:
         ConfigError, DataError, DependencyError: It cannot be found, read or built.
     """
-    variant, named = request.variant, request.options.get("vae")
+    variant, named, spec = request.variant, request.options.get("vae"), f"{request.name}?vae="
     if named is None and request.random_seed is not None:
-        seed = request.random_seed
-        vae = seeded(lambda: build_diffusers_vae(FLUX_VAE, where=request.name), seed)
+        vae = seeded(lambda: build_diffusers_vae(FLUX_VAE, where=request.name), request.random_seed)
     elif named is None:
-        vae = load_diffusers_vae(hub_folder(variant.frontend, variant.frontend_revision, name=f"{request.name}?vae="))
+        vae = load_diffusers_vae(hub_folder(variant.frontend, variant.frontend_revision, spec=spec, weights=VAE_FILES))
+    elif (path := Path(named).expanduser()).is_dir():
+        vae = load_diffusers_vae(path)
+    elif "@" in named:
+        source, _, revision = named.rpartition("@")
+        vae = load_diffusers_vae(hub_folder(source, revision, spec=spec, weights=VAE_FILES))
     else:
-        path, (source, _, revision) = Path(named).expanduser(), named.partition("@")
-        if path.is_dir():
-            vae = load_diffusers_vae(path)
-        elif revision:
-            vae = load_diffusers_vae(hub_folder(source, revision, name=f"{request.name}?vae="))
-        else:
-            raise DataError(f"no such folder '{named}'", where="?vae=", fix="name a diffusers VAE folder, or ID@COMMIT")
+        raise DataError(f"no such folder '{named}'", where="?vae=", fix="name a diffusers VAE folder, or ID@COMMIT")
+    if latent_shift and vae.config.get("shift_factor") is None:
+        raise ConfigError(
+            "latent_shift=true was asked for, and the VAE has no shift_factor",
+            where=f"--encoder {request.name}?latent_shift=",
+            fix="leave the option out",
+        )
     return freeze(DiffusersVAE(vae, latent_shift=latent_shift))
 
 

@@ -34,8 +34,9 @@ def load_open_clip(request: LoadRequest) -> TokenEncoder:
     model_config, preprocess, where = _configuration(open_clip, request)
     tower = _build(model_config, request.random_seed, where)
     if request.random_seed is None:
-        weights = find_file(locate(request), _FILES)
+        weights = find_file(locate(request, weights=_FILES), _FILES)
         load_strict(tower, strip_visual_prefix(read_state(weights)), where=str(weights))
+    parts = _parts(tower, where)
     side = _side(tower.image_size, where)
     if request.size not in (None, side):
         raise ConfigError(
@@ -43,17 +44,16 @@ def load_open_clip(request: LoadRequest) -> TokenEncoder:
             where="--encoder open_clip?size=",
             fix="leave size out: open_clip's towers keep their stored positions",
         )
-    processor = read_open_clip_preprocess(preprocess, side)
+    processor = read_open_clip_preprocess(preprocess, side, where=f"{where}, preprocess_cfg")
     spec = processor.spec
     if request.aspect is not None:
         spec = with_aspect(spec, request.aspect, processor.mean)
-    parts = _parts(tower, where)
     return TokenEncoder(
         name=request.name,
         network=Network(
             model=tower,
             blocks=parts.blocks,
-            run=tower,
+            run=lambda x: _pooled(tower(x)),
             dim=parts.dim,
             grid=parts.grid,
             num_prefix=parts.num_prefix,
@@ -76,12 +76,19 @@ def _configuration(open_clip: Any, request: LoadRequest) -> tuple[dict[str, Any]
     """Returns model_cfg, preprocess_cfg, and where they are from."""
     name = request.options.get("model")
     if request.source is not None:
-        path = locate(request) / "open_clip_config.json"
+        folder = locate(request, weights=_FILES)
+        if not folder.is_dir():
+            raise DataError(
+                f"'{folder.name}' is no folder", where=str(folder.parent), fix="name a folder in open_clip's layout"
+            )
+        path = folder / "open_clip_config.json"
         document = read_json_file(path, fix="name a folder in open_clip's layout")
         model_config = document.get("model_cfg")
         preprocess = document.get("preprocess_cfg") or {}
         if not isinstance(model_config, dict) or not isinstance(model_config.get("vision_cfg"), dict):
             raise DataError("no model_cfg with a vision_cfg in the configuration", where=str(path))
+        if not isinstance(preprocess, Mapping):
+            raise DataError("preprocess_cfg is no mapping", where=str(path))
         return model_config, preprocess, str(path)
     if name is None or request.random_seed is None:
         raise ConfigError(
@@ -103,16 +110,23 @@ def _build(model_config: Mapping[str, Any], seed: int | None, where: str) -> Any
         tower = seeded(
             lambda: factory(
                 int(model_config["embed_dim"]),
-                dict(model_config["vision_cfg"]),
+                {**model_config["vision_cfg"], "timm_model_pretrained": False},  # true would ask the hub
                 quick_gelu=bool(model_config.get("quick_gelu", False)),
             ),
             seed or 0,
         )
-    except (KeyError, RuntimeError, TypeError, ValueError, AssertionError) as error:
+    except (
+        AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError,
+    ) as error:  # fmt: skip
         raise DataError(
             f"open_clip cannot build the image tower: {type(error).__name__}: {error}", where=where
         ) from error
     return tower.eval()
+
+
+def _pooled(out: Any) -> Any:
+    """Returns the pooled vector: alone, or first where the configuration asks for tokens too."""
+    return out[0] if isinstance(out, tuple) else out
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,6 +159,11 @@ def _parts(tower: Any, where: str) -> _Parts:
         )
     if trunk is not None and hasattr(trunk, "blocks") and hasattr(trunk, "num_prefix_tokens"):
         rows, columns = trunk.patch_embed.grid_size
+        if trunk.patch_embed.img_size and tuple(trunk.patch_embed.img_size) != tuple(tower.image_size):
+            raise DataError(
+                f"vision_cfg says {tower.image_size} pixels, and its trunk reads {trunk.patch_embed.img_size}",
+                where=where,
+            )
         norms = [norm for norm in (trunk.norm, getattr(trunk, "fc_norm", None), trunk.blocks[0].norm1)
                  if isinstance(norm, nn.LayerNorm)]  # fmt: skip
         return _Parts(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.lazy import require
@@ -33,24 +33,28 @@ def load_timm(request: LoadRequest) -> TokenEncoder:
     name = request.options.get("model", "")
     arguments: dict[str, Any] = {}
     stated: dict[str, Any] = {}
-    weights: Path | None = None
+    state: dict[str, Tensor] | None = None
+    where = request.source or name
     if request.source is not None:
-        place = locate(request)
-        weights = place
+        place = weights = locate(request, weights=_FILES)
         if place.is_dir():
-            document = read_json_file(place / "config.json", fix="name a folder in timm's layout")
-            name = name or str(document.get("architecture", ""))
-            arguments = dict(document.get("model_args") or {})
-            arguments["num_classes"] = int(document.get("num_classes", 0))
-            stated = dict(document.get("pretrained_cfg") or {})
+            where = str(place / "config.json")
+            architecture, arguments, stated = _read_config(
+                read_json_file(place / "config.json", fix="name a folder in timm's layout"), where
+            )
+            name = name or architecture
             weights = None if request.random_seed is not None else find_file(place, _FILES)
+        if weights is not None and request.random_seed is None:
+            state, where = read_state(weights), str(weights)
+            if weights == place:  # a file alone: nothing else says how many classes it has
+                arguments["num_classes"] = len(state["head.weight"]) if "head.weight" in state else 0
     if not name:
         raise ConfigError(
             "no architecture is named",
             where="--encoder timm",
             fix="name a folder with timm's config.json, timm:/path, or an architecture: timm:/file?model=NAME",
         )
-    if weights is None and request.random_seed is None:
+    if state is None and request.random_seed is None:
         raise ConfigError(
             f"'{name}' needs weights",
             where="--encoder timm",
@@ -61,13 +65,13 @@ def load_timm(request: LoadRequest) -> TokenEncoder:
             "timm architecture", name, timm.list_models(), where="--encoder timm", listing="timm.list_models()"
         )
     model = _build(timm, name, arguments, request.random_seed)
-    where = request.source or name
-    if weights is not None and request.random_seed is None:
-        load_strict(model, read_state(weights), where=str(weights))
-    stated = {**_published(model), **stated}
-    _check_activation(model, name, stated, where)
+    native = _input_side(model, name)
+    stated = {"input_size": (3, native, native), **stated} if stated else _published(model)
+    if state is not None:
+        _check_activation(model, name, stated, where)
+        load_strict(model, state, where=where)
     processor = read_timm_pretrained_cfg(stated, where=str(where))
-    spec, native = processor.spec, _input_side(model, name)
+    spec = processor.spec
     if request.size is None:
         spec = with_size(spec, native)
     else:
@@ -100,10 +104,23 @@ def load_timm(request: LoadRequest) -> TokenEncoder:
     )
 
 
+def _read_config(document: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Returns architecture, arguments and preprocessing of timm's config.json; older ones hold all in one mapping."""
+    architecture = document.get("architecture")
+    if not isinstance(architecture, str):
+        raise DataError("this is no configuration of timm: it does not say 'architecture'", where=where)
+    stated = document.get("pretrained_cfg", document)
+    arguments = document.get("model_args") or {}
+    if not isinstance(stated, Mapping) or not isinstance(arguments, Mapping):
+        raise DataError("pretrained_cfg and model_args must be mappings", where=where)
+    classes = document.get("num_classes", stated.get("num_classes"))
+    return architecture, {**arguments, **({} if classes is None else {"num_classes": classes})}, dict(stated)
+
+
 def _build(timm: Any, name: str, arguments: dict[str, Any], seed: int | None) -> Any:
     try:
         model = seeded(lambda: timm.create_model(name, pretrained=False, **arguments), seed or 0)
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"timm cannot build '{name}': {error}", where="--encoder timm") from error
     needed = ("blocks", "patch_embed", "norm", "num_prefix_tokens", "embed_dim", "forward_features", "forward_head")
     missing = [attribute for attribute in needed if not hasattr(model, attribute)]
@@ -124,7 +141,8 @@ def _published(model: Any) -> dict[str, Any]:
 def _check_activation(model: Any, name: str, stated: dict[str, Any], where: str) -> None:
     """Refuses OpenAI's CLIP weights in a network with another activation than they were trained with (quick GELU)."""
     tag = str(stated.get("tag") or "")
-    if tag.startswith("openai") and any(isinstance(module, nn.GELU) for module in model.modules()):
+    # Tags such as openai_ft_in1k are of weights that were trained further, with the exact GELU.
+    if tag == "openai" and any(isinstance(module, nn.GELU) for module in model.modules()):
         better = name.replace("_clip_", "_clip_quickgelu_")
         raise DataError(
             f"'{name}' uses the exact GELU, and OpenAI's CLIP weights were trained with the quick one",
@@ -134,10 +152,15 @@ def _check_activation(model: Any, name: str, stated: dict[str, Any], where: str)
 
 
 def _input_side(model: Any, name: str) -> int:
-    height, width = model.patch_embed.img_size
-    if height != width:
-        raise ConfigError(f"'{name}' reads {height} x {width} pixels, which is no square", where="--encoder timm")
-    return int(height)
+    size = model.patch_embed.img_size
+    if size is None or size[0] != size[1]:
+        shown = "a size of its own choice" if size is None else f"{size[0]} x {size[1]} pixels"
+        raise ConfigError(
+            f"'{name}' reads {shown}, which is no square",
+            where="--encoder timm",
+            fix="name a ViT of a fixed square size",
+        )
+    return int(size[0])
 
 
 def _resize(model: Any, size: int, name: str) -> None:
@@ -150,13 +173,17 @@ def _resize(model: Any, size: int, name: str) -> None:
         raise ConfigError(
             f"{size} is no multiple of the patch size {patch}",
             where="--encoder timm?size=",
-            fix=f"use {size // patch * patch}",
+            fix=f"use {max(1, size // patch) * patch}",
         )
     model.set_input_size(img_size=size)
 
 
 def _eps(model: Any) -> float:
     for norm in (model.norm, getattr(model, "fc_norm", None), getattr(model.blocks[0], "norm1", None)):
-        if isinstance(norm, nn.LayerNorm):
-            return float(norm.eps)
-    raise DataError("the network has no LayerNorm to take an epsilon from", where=type(model).__name__)
+        if isinstance(eps := getattr(norm, "eps", None), float):
+            return eps
+    raise ConfigError(
+        "the network has no norm to take an epsilon from",
+        where=f"--encoder timm, {type(model).__name__}",
+        fix="write an adapter: docs/add-an-encoder.md",
+    )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,16 +30,30 @@ from ovbench.encoders.modeling.vit import (
 )
 from ovbench.encoders.modeling.weights_file import build_config, read_weights
 from ovbench.encoders.preprocess import HALF, with_aspect
+from ovbench.encoders.processor_json import read_open_clip_preprocess
 
+log = logging.getLogger(__name__)
 ADAPTER = ("openvision", 2)
 _FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _BOOL = {"true": True, "false": False}
 
 
 def openvision_encoder(
-    request: LoadRequest, vit: OpenVisionViT, vae: FrontEnd | None, *, normalisation: Normalisation
+    request: LoadRequest,
+    vit: OpenVisionViT,
+    vae: FrontEnd | None,
+    *,
+    normalisation: Normalisation,
+    input: PreprocessSpec | None = None,
 ) -> TokenEncoder:
     """Wraps a trunk: on pixels, or on the latents of a VAE.
+
+    Args:
+        request: What is asked for.
+        vit: The trunk.
+        vae: In front of it; None: the trunk reads pixels.
+        normalisation: Of pixels in [0, 1].
+        input: How pictures become the input; None: squashed to the trunk's size. Its size is the trunk's anyway.
 
     Raises:
         ConfigError: The trunk reads another number of channels than it is given.
@@ -52,12 +68,13 @@ def openvision_encoder(
         )
     side = config.image_size * (1 if vae is None else vae.downsampling)
     if request.size is not None and request.size != side:
+        by_name = f", or ask for interpolated positions by name: size={request.size}&positions=bicubic"
         raise ConfigError(
             f"{request.name} reads {side} x {side} pixels, and {request.size} were asked for",
             where="--encoder …?size=",
-            fix=f"leave it out, or ask for interpolated positions by name: size={request.size}&positions=bicubic",
+            fix=f"leave it out{by_name if request.variant.origin == 'hub' else ''}",
         )
-    spec = replace(request.variant.input or PreprocessSpec(size=(side, side)), size=(side, side))
+    spec = PreprocessSpec(size=(side, side)) if input is None else replace(input, size=(side, side))
     if request.aspect is not None:
         spec = with_aspect(spec, request.aspect, normalisation.mean)
     tokens_normed = not config.final_ln_after_pool
@@ -97,6 +114,19 @@ def load_trunk(request: LoadRequest) -> TokenEncoder:
         DataError: The weights are missing, damaged, or of another architecture.
     """
     variant = request.variant
+    for option in request.options:
+        if option != "seed":
+            raise ConfigError(
+                f"the option '{option}' has no effect on {request.name}",
+                where="--encoder",
+                fix=f"leave it out, or name released weights, e.g. {request.family}/VARIANT:/path",
+            )
+    if request.source and Path(request.source).is_dir():
+        raise DataError(
+            f"'{Path(request.source).name}' is a folder, and {request.name} reads one file of `ovbench pretrain`",
+            where=request.source,
+            fix=f"name the variant that the folder holds: {request.family}/VARIANT:{request.source}",
+        )
     vae = load_tiny_vae(asset(variant.frontend)) if variant.frontend else None
     if variant.origin == "untrained":
         seed = int(request.options.get("seed", "0")) if request.random_seed is None else request.random_seed
@@ -143,7 +173,11 @@ def load_released(request: LoadRequest) -> TokenEncoder:
     if request.random_seed is not None and request.source is None:
         document, where = {"model_cfg": dict(variant.architecture)}, request.name
     else:
-        folder = locate(request)
+        folder = locate(request, weights=_FILES)
+        if not folder.is_dir():
+            raise DataError(
+                f"'{folder.name}' is no folder", where=str(folder.parent), fix="name a folder in open_clip's layout"
+            )
         path = folder / "open_clip_config.json"
         document, where = read_json_file(path, fix="name a folder in open_clip's layout"), str(path)
     config = read_open_clip_config(document, where=where, final_ln_after_pool=supplied)
@@ -156,27 +190,47 @@ def load_released(request: LoadRequest) -> TokenEncoder:
     vae = None
     if variant.frontend:
         vae = diffusers_frontend(request, latent_shift=bool(_boolean(request, "latent_shift")))
+    spec, normalisation = _preprocessing(document, request, config.image_size, behind_vae=vae is not None, where=where)
     vit = _resized(vit, request, 1 if vae is None else vae.downsampling)
-    normalisation = HALF if vae is not None else _normalisation(document, request)
-    return openvision_encoder(request, vit, vae, normalisation=normalisation)
+    return openvision_encoder(request, vit, vae, normalisation=normalisation, input=spec)
 
 
-def _normalisation(document: Mapping[str, object], request: LoadRequest) -> Normalisation:
-    """Returns mean and deviation of `preprocess_cfg`; the variant's where the file has none, as OpenVision 2's."""
+def _preprocessing(
+    document: Mapping[str, Any], request: LoadRequest, image_size: int, *, behind_vae: bool, where: str
+) -> tuple[PreprocessSpec, Normalisation]:
+    """Returns what `preprocess_cfg` says, and the variant's where it is silent, as in OpenVision 2's files.
+
+    Trap: open_clip's own defaults are CLIP's, and OpenVision was not trained with them. Behind a VAE the sizes and the
+    values of the file are not those of the pixels, which go into the VAE in [-1, 1].
+    """
+    default = request.variant.input
+    assert default is not None, "a released OpenVision variant states how its pictures are prepared"
+    values = HALF if behind_vae else request.variant.normalisation
+    assert values is not None, "an OpenVision variant on pixels states its normalisation"
     stated = document.get("preprocess_cfg")
-    default = request.variant.normalisation
-    assert default is not None, "an OpenVision variant on pixels states its normalisation"
-    if not isinstance(stated, Mapping) or "mean" not in stated:
-        return default
-    try:
-        mean, std = (tuple(float(value) for value in stated[name]) for name in ("mean", "std"))
-        first, second, third = mean
-        deviation = (std[0], std[1], std[2])
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise DataError(
-            "preprocess_cfg does not give mean and std as three numbers each", where=f"{request.source or request.name}"
-        ) from error
-    return Normalisation((first, second, third), deviation)
+    if stated is None:
+        return default, values
+    if not isinstance(stated, Mapping):
+        raise DataError("preprocess_cfg is no mapping", where=where)
+    stated = {key: value for key, value in stated.items() if value is not None}
+    if behind_vae:
+        if {"mean", "std"} & set(stated):
+            log.info("%s: mean and std of preprocess_cfg are not used, since its VAE reads [-1, 1]", request.name)
+        stated = {key: value for key, value in stated.items() if key not in ("size", "mean", "std")}
+    elif len({"mean", "std"} & set(stated)) == 1:
+        raise DataError("preprocess_cfg gives one of mean and std without the other", where=where)
+    processor = read_open_clip_preprocess(
+        {
+            "interpolation": default.resample,
+            "resize_mode": "squash",
+            "mean": list(values.mean),
+            "std": list(values.std),
+            **stated,
+        },
+        image_size,
+        where=f"{where}, preprocess_cfg",
+    )
+    return processor.spec, processor.normalisation
 
 
 def _boolean(request: LoadRequest, name: str) -> bool | None:
@@ -201,6 +255,8 @@ def _resized(vit: OpenVisionViT, request: LoadRequest, downsampling: int) -> Ope
         return vit
     if request.size is None:
         raise ConfigError("positions=bicubic needs a size", where="--encoder", fix="add size=PIXELS")
+    if request.size == vit.config.image_size * downsampling:
+        return vit
     cells, patch = request.size // downsampling, vit.config.patch_size
     if request.size % downsampling or cells % patch:
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from ovbench._base.fingerprint import fingerprint
 from ovbench._base.paths import asset
 from ovbench.encoders.base import EncoderInfo, Features, LoadRequest, PreprocessSpec, Tap
 from ovbench.encoders.modeling.frontend import (
+    VAE_FILES,
     DiffusersVAE,
     build_diffusers_vae,
     load_diffusers_vae,
@@ -23,6 +25,7 @@ from ovbench.encoders.modeling.tiny_vae import TinyVAE
 from ovbench.encoders.modeling.vae_base import FrontEnd
 from ovbench.encoders.preprocess import HALF, with_aspect
 
+log = logging.getLogger(__name__)
 ADAPTER_VERSION = 2
 
 
@@ -128,6 +131,8 @@ def load_vae_encoder(request: LoadRequest) -> VAEEncoder:
     """
     if request.llm_tap is not None:
         raise ConfigError("a VAE has no layers to tap", where="--encoder", fix="leave out layer= and norm=")
+    if request.dtype != "float32":
+        log.warning("%s runs in float32: the dtype %s has no effect on a VAE", request.name, request.dtype)
     variant = request.variant
     vae = _mini(request) if variant.origin == "embedded" else _released(request)
     side = request.size or variant.resolution_px
@@ -139,6 +144,18 @@ def load_vae_encoder(request: LoadRequest) -> VAEEncoder:
 
 
 def _mini(request: LoadRequest) -> FrontEnd:
+    if request.options:
+        raise ConfigError(
+            f"the option '{next(iter(request.options))}' has no effect on {request.name}, whose VAE has no shift",
+            where="--encoder",
+            fix="leave the option out",
+        )
+    if request.source and Path(request.source).is_dir():
+        raise DataError(
+            f"'{Path(request.source).name}' is a folder, and {request.name} reads one file of ovbench",
+            where=request.source,
+            fix=f"name the kind of VAE for a diffusers folder: vae/sd:{request.source}, vae/sd3:… or vae/flux:…",
+        )
     vae = load_tiny_vae(Path(request.source) if request.source else asset(request.variant.weights))
     if request.random_seed is None:
         return vae
@@ -155,7 +172,7 @@ def _released(request: LoadRequest) -> FrontEnd:
     if seed is not None and request.source is None:
         vae = seeded(lambda: build_diffusers_vae(request.variant.architecture, where=request.name), seed)
     else:
-        folder = locate(request)
+        folder = locate(request, weights=VAE_FILES)
         if not folder.is_dir():
             raise DataError(f"'{folder.name}' is no folder", where=str(folder), fix="name a diffusers VAE folder")
         if seed is None:

@@ -37,7 +37,16 @@ class ViTConfig:
     eps: float = 1e-6  # of every LayerNorm, whatever the file says (as in the reference)
 
     def __post_init__(self) -> None:
-        if self.image_size % 1 or self.image_size < self.patch_size or self.patch_size < 1:
+        for name in ("in_channels", "image_size", "patch_size", "width", "layers", "head_width", "embed_dim"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name} must be a whole number from 1, got {value!r}", where="vision_cfg")
+        for name in ("no_ln_pre", "final_ln_after_pool"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be true or false, got {getattr(self, name)!r}", where="vision_cfg")
+        if not isinstance(self.mlp_ratio, int | float) or self.mlp_width < 1:
+            raise ConfigError(f"mlp_ratio must be a positive number, got {self.mlp_ratio!r}", where="vision_cfg")
+        if self.image_size < self.patch_size:
             raise ConfigError(
                 f"image size {self.image_size} does not hold one patch of {self.patch_size}", where="vision_cfg"
             )
@@ -66,7 +75,8 @@ class ViTConfig:
         return int(self.width * self.mlp_ratio)
 
 
-_IGNORED_KEYS = {"output_tokens", "pos_embed_type", "norm_kwargs", "act_kwargs"}
+# They change no token: the position table is stored, and the reference gives every LayerNorm its own epsilon.
+_IGNORED_KEYS = {"output_tokens", "pos_embed_type", "norm_kwargs"}
 
 
 def read_open_clip_config(
@@ -80,37 +90,51 @@ def read_open_clip_config(
         final_ln_after_pool: Stands in where the file does not say it; None: the file must.
 
     Raises:
+        ConfigError: `final_ln_after_pool` was given and contradicts the file.
         DataError: `final_ln_after_pool` is absent (it decides whether tokens are normalised, and a wrong guess changes
-            every result without an error), or a key of `vision_cfg` is not known.
+            every result without an error), a key of `vision_cfg` is not known, or a value cannot be used.
     """
     model = document.get("model_cfg", document)
-    vision = model.get("vision_cfg")
-    if not isinstance(vision, Mapping):
+    vision = model.get("vision_cfg") if isinstance(model, Mapping) else None
+    if not isinstance(model, Mapping) or not isinstance(vision, Mapping):
         raise DataError("no vision_cfg in the configuration", where=where, fix="use an open_clip_config.json")
+    vision = dict(vision)
+    stated = vision.get("final_ln_after_pool")  # null says as little as nothing
     if final_ln_after_pool is not None:
-        if vision.get("final_ln_after_pool", final_ln_after_pool) != final_ln_after_pool:
+        if stated not in (None, final_ln_after_pool):
             raise ConfigError(
-                f"final_ln_after_pool={final_ln_after_pool} contradicts the weights' own configuration",
+                f"final_ln_after_pool={str(final_ln_after_pool).lower()} contradicts the weights' own configuration",
                 where=where,
                 fix="leave the option out",
             )
-        vision = {**vision, "final_ln_after_pool": final_ln_after_pool}
-    if "final_ln_after_pool" not in vision:
+        vision["final_ln_after_pool"] = final_ln_after_pool
+    elif stated is None:
         raise DataError(
             "vision_cfg does not say final_ln_after_pool",
             where=where,
             fix="add it to the file, or to the encoder: ?final_ln_after_pool=true (all released OpenVision have true)",
         )
+    if model.get("quick_gelu") or vision.pop("act_kwargs", None):
+        raise DataError(
+            "the configuration asks for another activation (quick_gelu or act_kwargs), and OpenVision's ViT has the "
+            "exact GELU",
+            where=where,
+            fix="use the generic family for other models of open_clip: --encoder open_clip:…",
+        )
     known = set(ViTConfig.__dataclass_fields__) - {"embed_dim", "eps"}
-    for key in set(vision) - known - _IGNORED_KEYS:
+    for key in sorted(set(vision) - known - _IGNORED_KEYS):
         near = suggest(key, known)
         raise DataError(
             f"unknown key '{key}' in vision_cfg", where=where, fix=f"did you mean '{near}'?" if near else ""
         )
+    if "embed_dim" not in model:
+        raise DataError("model_cfg does not say embed_dim", where=where, fix="use the file that belongs to the weights")
     fields = {key: value for key, value in vision.items() if key in known}
     try:
-        return ViTConfig(embed_dim=int(model["embed_dim"]), **fields)
-    except (KeyError, TypeError, ValueError) as error:
+        return ViTConfig(embed_dim=model["embed_dim"], **fields)
+    except ConfigError as error:
+        raise DataError(f"the configuration cannot be used: {error.what}", where=where, fix=error.fix) from error
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"the configuration cannot be used: {type(error).__name__}: {error}", where=where) from error
 
 
@@ -300,5 +324,7 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -
         )
     broken = [key for key, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if broken:
-        raise DataError(f"the weights hold NaN or infinite values: {', '.join(broken[:5])}", where=where)
+        raise DataError(
+            f"the weights hold NaN or infinite values: {', '.join(broken[:5])}", where=where, fix="get the file again"
+        )
     module.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
