@@ -115,7 +115,7 @@ def check_encoder(
         else:
 
             def load_random(random_seed: int) -> Encoder:
-                return load(replace(spec, options={**spec.options, "weights": f"random:{random_seed}"}))
+                return load(replace(spec, options={**_without_seed(spec), "weights": f"random:{random_seed}"}))
 
             with_random_weights = load_random
     elif _is_factory(encoder):
@@ -128,6 +128,11 @@ def check_encoder(
             encoder=type(built).__name__, results=(CheckResult(name="protocol", outcome="failed", detail=detail),)
         )
     return _run_all(built, seed, batch, rebuild, with_random_weights, reason)  # type: ignore[arg-type]
+
+
+def _without_seed(spec: EncoderSpec) -> dict[str, str]:
+    """Returns the options but for the seed of the control `random`, in whose place another one is given."""
+    return {name: value for name, value in spec.options.items() if name != "seed"}
 
 
 def _is_factory(value: object) -> bool:

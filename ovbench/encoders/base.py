@@ -52,6 +52,16 @@ class PreprocessSpec:
     pad_colour: tuple[int, int, int] = (127, 127, 127)  # RGB 0…255, used by `pad`
     backend: Literal["pil"] = "pil"
 
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ConfigError(f"the input size must be (height, width) in pixels, got {self.size}", where="size")
+        if self.short_side is not None and self.short_side < 1:
+            raise ConfigError(f"the short side must be at least 1 pixel, got {self.short_side}", where="short_side")
+        choices = {"resample": (self.resample, get_args(Resample)), "aspect": (self.aspect, get_args(Aspect))}
+        for name, (value, known) in choices.items():
+            if value not in known:
+                raise unknown(name, str(value), known, where=name)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tap:
@@ -69,6 +79,10 @@ class Tap:
     def __post_init__(self) -> None:
         if self.norm not in ("native", "none", "layernorm"):
             raise ConfigError(f"unknown tap norm '{self.norm}'", where="tap", fix="use one of: native, none, layernorm")
+        if self.layer != "final" and (not isinstance(self.layer, int) or isinstance(self.layer, bool)):
+            raise ConfigError(f"unknown tap layer {self.layer!r}", where="tap", fix="use a whole number, or 'final'")
+        if self.eps is not None and not self.eps > 0.0:
+            raise ConfigError(f"the epsilon of a tap must be positive, got {self.eps}", where="tap")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +106,7 @@ class EncoderInfo:
     weights_digest: str  # sha256 over names, types, shapes and bytes
     identity: str  # sha256 of everything that can change a feature, but for the tap
     random_seed: int | None = None  # of seeded random weights; None: the weights were trained
+    dtype: DType = "float32"  # that the transformer computes in
     supports_decode: bool = False  # `decode` turns latents back into pictures
 
 
@@ -170,7 +185,7 @@ class Variant:
 
     name: str  # after the slash: `mini`, `base-256`
     title: str  # for people
-    protocol: str = ""  # the protocol whose default it is; empty: it must be named
+    protocol: str = ""  # `mini` or `released`: the default of that kind of protocol; empty: it must be named
     origin: Origin = "hub"
     weights: str = ""  # embedded file, Python package, or hub id `owner/repository[/folder]`
     revision: str = ""  # version, or commit of the hub repository (40 hex digits); empty: none is known, name one
@@ -213,7 +228,7 @@ COMMON_OPTIONS: Mapping[str, str] = {
     "weights": "random:SEED builds the architecture with seeded, untrained weights",
     "layer": "layer that a language model reads: a number (-2 is the last but one) or final",
     "norm": "native, none or layernorm, at that layer",
-    "size": "input side in pixels; another than the weights' own interpolates the positions",
+    "size": "another input side in pixels, where the family can: docs/encoders.md",
     "aspect": "squash, crop or pad: how a picture that is no square becomes one",
     "dtype": "float32, bfloat16 or float16, in place of --dtype",
 }

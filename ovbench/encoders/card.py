@@ -74,11 +74,16 @@ def _known(spec: EncoderSpec) -> _Known:
         if spec.source is not None:
             return _Known(what, flops_missing="the weights that were named are not on this disk")
         return _sketched(spec, what)
+    from ovbench.encoders.modeling.sources import nothing_fetched
+
     try:
-        encoder = load_encoder(spec)
+        with nothing_fetched():
+            encoder = load_encoder(spec)
     except OvbenchError as error:
         if spec.variant.origin == "package" and isinstance(error, DependencyError):
             return _sketched(spec, f"not here: {error.what}; {error.fix}")
+        if spec.variant.origin == "hub" and spec.source is None and spec.random_seed is None:
+            return _sketched(spec, f"not whole on this disk: {error.what}")
         if spec.variant.origin != "given" or spec.source is not None or spec.random_seed is not None:
             raise
         return _Known(f"none named; {error.fix or error.what}", flops_missing="the network depends on the weights")

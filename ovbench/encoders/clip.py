@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ovbench.encoders.base import Encoder, Family, LoadRequest, PreprocessSpec, Tap, Variant
-from ovbench.encoders.preprocess import OPENAI_CLIP, pad_colour_of
+from ovbench.encoders.preprocess import OPENAI_CLIP
 
 
 def _load(request: LoadRequest) -> Encoder:
@@ -69,7 +69,7 @@ def _released(
         citation="arXiv 2103.00020",
         architecture={**architecture, "image_size": px},
         # The processor's own crop. LLaVA pads instead in its second stage and at evaluation: ?aspect=pad
-        input=PreprocessSpec(size=(px, px), aspect="crop", short_side=px, pad_colour=pad_colour_of(OPENAI_CLIP.mean)),
+        input=PreprocessSpec(size=(px, px), aspect="crop", short_side=px),
         normalisation=OPENAI_CLIP,
         llm_tap=Tap(layer=-2),  # LLaVA-1.5's mm_vision_select_layer
         latent_tap=Tap(norm="layernorm"),
@@ -107,7 +107,7 @@ FAMILIES = (
                 _LARGE,
                 336,
                 303_507_456,
-                "paper",
+                "released",
             ),
             _released(
                 "l14", "clip-vit-large-patch14", "32bd64288804d66eefd0ccbe215aa642df71cc41", _LARGE, 224, 303_179_776

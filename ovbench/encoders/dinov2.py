@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ovbench.encoders.base import Encoder, Family, LoadRequest, PreprocessSpec, Tap, Variant
-from ovbench.encoders.preprocess import IMAGENET, pad_colour_of
+from ovbench.encoders.preprocess import IMAGENET
 
 
 def _load(request: LoadRequest) -> Encoder:
@@ -53,7 +53,7 @@ def _released(name: str, revision: str, num_params: int, protocol: str = "") -> 
         citation="arXiv 2304.07193" + (", arXiv 2309.16588" if registers else ""),
         architecture=architecture,
         # The processor's: short side 256, middle 224. The library interpolates the 37 x 37 positions.
-        input=PreprocessSpec(size=(224, 224), aspect="crop", short_side=256, pad_colour=pad_colour_of(IMAGENET.mean)),
+        input=PreprocessSpec(size=(224, 224), aspect="crop", short_side=256),
         normalisation=IMAGENET,
         llm_tap=Tap(layer=-2),
         latent_tap=Tap(norm="layernorm"),  # RAE: the final norm without its affine
@@ -66,7 +66,7 @@ FAMILIES = (
         title="DINOv2",
         load=_load,
         variants=(
-            _released("base-reg", "a1d738ccfa7ae170945f210395d99dde8adb1805", 86_583_552, "paper"),
+            _released("base-reg", "a1d738ccfa7ae170945f210395d99dde8adb1805", 86_583_552, "released"),
             _released("large-reg", "e4c89a4e05589de9b3e188688a303d0f3c04d0f3", 304_372_736),
             _released("small", "ed25f3a31f01632728cabb09d1542f84ab7b0056", 22_056_576),
             _released("base", "f9e44c814b77203eaa57a6bdbbd535f21ede1415", 86_580_480),

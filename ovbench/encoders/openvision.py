@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ovbench.encoders.base import Encoder, Family, LoadRequest, PreprocessSpec, Tap, Variant
-from ovbench.encoders.preprocess import IMAGENET, pad_colour_of
+from ovbench.encoders.preprocess import IMAGENET
 
 
 def _load(request: LoadRequest) -> Encoder:
@@ -57,7 +57,7 @@ def _released(generation: int, size: str, patch: int, px: int, num_params: int, 
             },
         },
         # preprocess_cfg of OpenVision 1; OpenVision 2's files have none, and its training normalises in the same way.
-        input=PreprocessSpec(size=(px, px), resample="bilinear", pad_colour=pad_colour_of(IMAGENET.mean)),
+        input=PreprocessSpec(size=(px, px), resample="bilinear"),
         normalisation=IMAGENET,
         latent_tap=Tap(norm="layernorm", eps=1e-6),
     )
@@ -76,7 +76,7 @@ FAMILIES = (
         load=_load,
         options=_OPTIONS,
         variants=(
-            _released(1, "large", 14, 224, 303_964_160, "paper"),
+            _released(1, "large", 14, 224, 303_964_160, "released"),
             _released(1, "large", 14, 336, 304_291_840),
             _released(1, "base", 16, 224, 86_191_104),
             _released(1, "base", 16, 384, 86_482_944),
@@ -91,7 +91,7 @@ FAMILIES = (
         load=_load,
         options=_OPTIONS,
         variants=(
-            _released(2, "large", 14, 224, 304_226_304, "paper"),
+            _released(2, "large", 14, 224, 304_226_304, "released"),
             _released(2, "large", 14, 336, 304_553_984),
             _released(2, "so400m", 14, 384, 414_315_504),
             _released(2, "huge", 14, 448, 633_384_960),

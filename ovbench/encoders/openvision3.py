@@ -87,7 +87,7 @@ FAMILIES = (
                 citation="arXiv 2601.15369v2 (objective); weights trained by ovbench",
                 latent_tap=Tap(norm="layernorm", eps=1e-6),
             ),
-            _released("base", 256, 85_893_120, "paper"),
+            _released("base", 256, 85_893_120, "released"),
             _released("large", 256, 303_689_728),
             _released("base", 224, 85_847_040),
         ),

@@ -12,6 +12,8 @@ def _load(request: LoadRequest) -> Encoder:
     seed = request.options.get("seed", "0")
     if not seed.isdecimal():
         raise ConfigError(f"the seed must be a whole number from 0, got '{seed}'", where="--encoder random?seed=…")
+    if "seed" in request.options and request.random_seed is not None:
+        raise ConfigError("two seeds are given", where="--encoder random", fix="leave out seed= or weights=random:")
     if request.source:
         raise ConfigError(
             "the encoder 'random' takes no weights", where="--encoder", fix="leave out the part after ':'"

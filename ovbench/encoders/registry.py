@@ -64,9 +64,12 @@ class EncoderSpec:
         common = _common_options(self.family, self.options)
         if not {"layer", "norm"} & set(common):
             return None
-        layer = common.get("layer", "final")
-        norm = cast(Any, common.get("norm", "native"))  # Tap checks it
-        return Tap(layer="final" if layer == "final" else int(layer), norm=norm)
+        tap = self.variant.llm_tap
+        if layer := common.get("layer"):
+            tap = replace(tap, layer="final" if layer == "final" else int(layer))
+        if norm := common.get("norm"):
+            tap = replace(tap, norm=cast(Any, norm))  # Tap checks it
+        return tap
 
     @property
     def origin(self) -> str:

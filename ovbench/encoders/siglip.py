@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ovbench.encoders.base import Encoder, Family, LoadRequest, PreprocessSpec, Resample, Tap, Variant
-from ovbench.encoders.preprocess import HALF, pad_colour_of
+from ovbench.encoders.preprocess import HALF
 
 
 def _load(request: LoadRequest) -> Encoder:
@@ -70,7 +70,7 @@ def _released(
         num_params=num_params,
         citation=citation,
         architecture={**architecture, "image_size": px},
-        input=PreprocessSpec(size=(px, px), resample=resample, pad_colour=pad_colour_of(HALF.mean)),
+        input=PreprocessSpec(size=(px, px), resample=resample),
         normalisation=HALF,
         llm_tap=Tap(layer=-2),
         latent_tap=Tap(norm="layernorm"),  # RAE: the final norm without its affine
@@ -115,7 +115,7 @@ FAMILIES = (
                 resample="bicubic",
                 objective=_SIGMOID,
                 citation="arXiv 2303.15343",
-                protocol="paper",
+                protocol="released",
             ),
             _released(
                 "base-256",
@@ -147,7 +147,7 @@ FAMILIES = (
                 resample="bilinear",
                 objective=_SECOND,
                 citation="arXiv 2502.14786",
-                protocol="paper",
+                protocol="released",
             ),
         ),
     ),

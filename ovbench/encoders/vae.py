@@ -83,7 +83,7 @@ FAMILIES = (
                 licence="MIT",
                 training_data="OpenImages, LAION-Aesthetics and LAION-Humans",
                 citation="arXiv 2112.10752",
-                protocol="paper",
+                protocol="released",
             ),
             _released(
                 "sd3",

@@ -23,7 +23,8 @@ _SIXTEEN: Mapping[str, Any] = {
     "use_quant_conv": False,
     "use_post_quant_conv": False,
 }
-# Scaling and shift: openvision3.md §2.4 (FLUX from the hub's page, SD is diffusers' default).
+# Scaling and shift: FLUX from the hub's page of its VAE, SD is diffusers' default, SD3 as its pipelines have it (the
+# released vae/config.json was not at hand; loaded folders bring their own).
 SD_VAE: Mapping[str, Any] = {**_COMMON, "latent_channels": 4, "sample_size": 256, "scaling_factor": 0.18215}
 SD3_VAE: Mapping[str, Any] = {**_SIXTEEN, "scaling_factor": 1.5305, "shift_factor": 0.0609}
 FLUX_VAE: Mapping[str, Any] = {**_SIXTEEN, "scaling_factor": 0.3611, "shift_factor": 0.1159}

@@ -7,6 +7,7 @@ neither on its neighbours nor on what was cached before, and both ways give the 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -67,6 +68,7 @@ def decide(
     encode_s: float,
     speed: Throughput,
     room_bytes: int,
+    padding: float = 1.0,
 ) -> Decision:
     """Says whether it pays to store the tokens of images, or to compute them each time they are needed.
 
@@ -77,12 +79,13 @@ def decide(
         encode_s: Seconds to load, prepare and encode one image.
         speed: Of the cache's disk.
         room_bytes: What the cache could take.
+        padding: Images in a forward pass per image that is asked for, without a cache: a pass is always a whole batch.
     """
     needed = image_bytes * num_images
     if needed > room_bytes:
         reason = f"{_size(needed)} of features do not fit into the {_size(room_bytes)} that the feature cache may take"
         return Decision(cache=False, reason=reason, fits=False)
-    fly_s = num_images * num_reads * encode_s
+    fly_s = num_images * num_reads * encode_s * padding
     read_s = image_bytes / speed.read_bytes_s
     cached_s = num_images * (encode_s + image_bytes / speed.write_bytes_s + num_reads * read_s)
     told = f"{cached_s:.3g} s with a cache, {fly_s:.3g} s without, each image being read {num_reads:.3g} times"
@@ -100,7 +103,6 @@ def namespace_inputs(encoder: Encoder, tap: Tap | None, dtype: str) -> dict[str,
     info = encoder.info
     return {
         "encoder": encoder.fingerprint(tap or info.llm_tap),
-        "name": info.name,
         "preprocess": asdict(info.input),
         "resize": "prepare",  # the other route, `resize_for`, is that of `latents`
         "view": "llm_tokens",
@@ -119,6 +121,7 @@ class Features:
         tap: Layer and norm; None: the encoder's own choice for language models.
         dtype: Storage type, a name of `DTYPES`; tokens go through it whether they are stored or not.
         num_reads: How many times each image will be needed, for the decision whether to cache.
+        batch_asked: How many images will be asked for at a time, for the same decision.
         batch_size: Images per forward pass.
         digests: Image id → digest of the picture, where known from before; saves loading the picture.
     """
@@ -133,6 +136,7 @@ class Features:
         tap: Tap | None = None,
         dtype: str = "bfloat16",
         num_reads: float = 2.0,
+        batch_asked: int = BATCH_SIZE,
         batch_size: int = BATCH_SIZE,
         digests: Mapping[str, str] | None = None,
     ) -> None:
@@ -143,7 +147,7 @@ class Features:
         self.encode_s = 0.0  # seconds that this took, with loading and preparing them
         self.decision: Decision | None = None  # None: nothing had to be decided yet
         self._encoder, self._image, self._tap, self._dtype = encoder, image_u8, tap, DTYPES[dtype]
-        self._num_reads, self._batch_size = num_reads, batch_size
+        self._num_reads, self._batch_size, self._batch_asked = num_reads, batch_size, batch_asked
         self._known, self._digests = set(self.image_ids), dict(digests or {})
         self._shape: tuple[int, int] | None = None
         self._recent: dict[str, Tensor] = {}  # of the last call, since close calls are asked again at once
@@ -324,6 +328,7 @@ class Features:
             image_bytes=image_bytes,
             num_images=sum(self._stored(name) is None for name in self.image_ids),
             num_reads=self._num_reads,
+            padding=math.ceil(self._batch_asked / self._batch_size) * self._batch_size / self._batch_asked,
             encode_s=encode_s,
             speed=space.cache.throughput(),
             room_bytes=space.room_bytes(),

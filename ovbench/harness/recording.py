@@ -77,7 +77,7 @@ def make_record(job: Job, outcome: Outcome, *, began: float) -> tuple[RunRecord,
         metrics=tuple(metrics),
         steps=tuple(_step(step) for step in outcome.steps),
         measurements=_measurements(outcome),
-        environment=_environment(job),
+        environment=_environment(job, outcome),
         started_utc=utc(began),
         finished_utc=utc(time.time()),
         complete=True,
@@ -115,7 +115,7 @@ def _encoder(job: Job, outcome: Outcome) -> EncoderRecord:
         family=family.key,
         variant=variant.name,
         title=variant.title,
-        objective=variant.objective,
+        objective=_stated(job, variant.objective),
         control=variant.control,
         weights=_weights(job),
         untrained=job.encoder.random_seed is not None,
@@ -131,9 +131,11 @@ def _encoder(job: Job, outcome: Outcome) -> EncoderRecord:
         depth=info.depth,
         num_prefix=info.num_prefix,
         tap=f"layer {tap.layer}, norm {tap.norm}",
-        licence=variant.licence,
-        training_data=_training_data(job),
-        citation=variant.citation,
+        licence=_stated(job, variant.licence),
+        training_data="none: untrained weights"
+        if job.encoder.random_seed is not None
+        else _stated(job, variant.training_data),
+        citation=variant.citation if _stated(job, "") == "" else f"architecture: {variant.citation}",
     )
 
 
@@ -143,11 +145,17 @@ def _weights(job: Job) -> str:
     return job.encoder.origin if provider == "ovbench" else f"{job.encoder.origin}; adapter of {provider}"
 
 
-def _training_data(job: Job) -> str:
+def _is_own(job: Job) -> bool:
+    """Returns whether the weights are those that the variant describes; an adapter of others speaks for itself."""
+    spec = job.encoder
+    return spec.source in (None, spec.variant.weights) or spec.family.provider != "ovbench"
+
+
+def _stated(job: Job, text: str) -> str:
+    """Returns what a variant says of its own weights, or why it says nothing of these."""
     if job.encoder.random_seed is not None:
         return "none: untrained weights"
-    own = job.encoder.source is None or job.encoder.source == job.encoder.variant.weights
-    return job.encoder.variant.training_data if own else "not known: weights that the user named"
+    return text if _is_own(job) else "not known: weights that the user named"
 
 
 def _step(step: StepResult) -> StepRecord:
@@ -164,7 +172,7 @@ def _measurements(outcome: Outcome) -> tuple[Measurement, ...]:
     return (*speeds, Measurement(name="peak_rss", value=float(peak_rss_bytes()), unit="bytes", reason=None))
 
 
-def _environment(job: Job) -> Environment:
+def _environment(job: Job, outcome: Outcome) -> Environment:
     git = git_state()
     packages = package_versions()
     import platform
@@ -181,6 +189,6 @@ def _environment(job: Job) -> Environment:
         num_cores=num_cores(),
         device=job.device,
         device_name=torch.cuda.get_device_name(torch.device(job.device)) if gpu else None,
-        dtype=job.dtype,
+        dtype=outcome.encoder.info.dtype,  # a spec can say another than --dtype, and a VAE stays in float32
         num_threads=torch.get_num_threads(),
     )

@@ -1,4 +1,4 @@
-"""What goes wrong silently with OpenVision's files, one test each (openvision3.md §2.2 to §2.5)."""
+"""What goes wrong silently with OpenVision's files, one test each."""
 
 from __future__ import annotations
 

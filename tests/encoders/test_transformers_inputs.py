@@ -149,15 +149,30 @@ def test_aspect_pad_shows_the_whole_picture_on_its_folders_mean(tmp_path: Path) 
     assert prepared[:, 16, 16].tolist() == [0.0, 0.0, 1.0]
 
 
-def test_a_snapshot_of_the_hub_that_normalises_otherwise_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+PUBLISHED: dict[str, Any] = {
+    "image_mean": list(OPENAI_CLIP.mean), "image_std": list(OPENAI_CLIP.std), "do_center_crop": True,
+    "crop_size": {"height": 32, "width": 32}, "size": {"shortest_edge": 32},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"image_mean": [0.5] * 3}, "the folder's normalisation is"),
+        ({"resample": 2}, "the folder's resampling is bilinear, and that of clip/b16 is bicubic"),
+        ({"size": {"shortest_edge": 40}}, "the folder's short side over input side is 1.25"),
+        ({"do_center_crop": False, "size": {"height": 32, "width": 32}}, "the folder's aspect is squash"),
+    ],
+)
+def test_a_snapshot_of_the_hub_that_prepares_pictures_otherwise_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], what: str
 ) -> None:
     folder = write_layout(tmp_path, CLIP)
     monkeypatch.setattr(hf, "locate", lambda _request: folder)
-    with pytest.raises(DataError, match="normalises with") as caught:
+    write_processor(folder, **{**PUBLISHED, **change})
+    with pytest.raises(DataError, match=what):
         load("clip/b16")
-    assert caught.value.fix == "name the weights explicitly, if they are meant"
-    write_processor(folder, image_mean=list(OPENAI_CLIP.mean), image_std=list(OPENAI_CLIP.std))
+    write_processor(folder, **PUBLISHED)
     encoder = load("clip/b16")
     assert (encoder.info.mean, encoder.info.std) == OPENAI_CLIP
     assert encoder.info.input.size == (224, 224)  # the variant's own, since they are its weights

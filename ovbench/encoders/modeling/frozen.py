@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
 class FrozenEncoder(nn.Module):
     """The part of the encoder contract that does not depend on the network.
 
@@ -65,7 +68,8 @@ class FrozenEncoder(nn.Module):
     def llm_tokens(self, images_01: Tensor, tap: Tap | None = None) -> Tensor:
         """Returns tokens [B, N, C] in the network's dtype, class and register tokens in front where the tap says so."""
         features = self.features(images_01, tap or self._info.llm_tap)
-        return features.tokens if features.prefix is None else torch.cat([features.prefix, features.tokens], dim=1)
+        parts = [features.tokens] if features.prefix is None else [features.prefix, features.tokens]
+        return torch.cat(parts, dim=1).to(DTYPES[self._info.dtype])
 
     @torch.no_grad()
     def latents(self, images_01: Tensor, tap: Tap | None = None, *, resize: bool = False) -> Tensor:

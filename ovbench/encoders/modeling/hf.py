@@ -28,9 +28,9 @@ from ovbench.encoders.modeling.hf_load import (
     summary,
 )
 from ovbench.encoders.modeling.sources import locate
-from ovbench.encoders.modeling.tokens import Network, TokenEncoder
+from ovbench.encoders.modeling.tokens import Network, TokenEncoder, unchanged
 from ovbench.encoders.preprocess import with_aspect, with_size
-from ovbench.encoders.processor_json import read_processor
+from ovbench.encoders.processor_json import Processor, read_processor
 
 log = logging.getLogger(__name__)
 ADAPTER = ("transformers", 1)
@@ -41,6 +41,7 @@ PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 class Architecture:
     """What ovbench must know of one vision transformer of the library."""
 
+    family: str  # of ovbench, that loads it
     tower: str  # model_type of the tower alone
     two_towers: str = ""  # model_type of the model that holds it, with its configuration under `vision_config`
     model: str  # class of the tower
@@ -73,6 +74,7 @@ def _one(_config: Any) -> int:
 ARCHITECTURES: Mapping[str, Architecture] = {
     # CLIP publishes h[L]: `post_layernorm` is applied to the class token only.
     "clip": Architecture(
+        family="clip",
         tower="clip_vision_model",
         two_towers="clip",
         model="CLIPVisionModel",
@@ -83,6 +85,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         foreign=("text_model.", "text_projection.", "visual_projection.", "logit_scale"),
     ),
     "siglip": Architecture(
+        family="siglip",
         tower="siglip_vision_model",
         two_towers="siglip",
         model="SiglipVisionModel",
@@ -93,6 +96,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         foreign=("text_model.", "logit_scale", "logit_bias"),
     ),
     "dinov2": Architecture(
+        family="dinov2",
         tower="dinov2",
         model="Dinov2Model",
         config="Dinov2Config",
@@ -102,6 +106,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         interpolates="always",
     ),
     "dinov2_with_registers": Architecture(
+        family="dinov2",
         tower="dinov2_with_registers",
         model="Dinov2WithRegistersModel",
         config="Dinov2WithRegistersConfig",
@@ -111,6 +116,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         interpolates="always",
     ),
     "vit_mae": Architecture(
+        family="mae",
         tower="vit_mae",
         model="ViTMAEModel",
         config="ViTMAEConfig",
@@ -146,7 +152,9 @@ def _load(transformers: Any, request: LoadRequest, names: tuple[str, ...]) -> To
     kind = _choose(fields, names, where)
     config = _config(transformers, kind, fields, where)
     native, patch = _side(config.image_size), _side(config.patch_size)
-    spec, normalisation = preprocessing(request, folder, default_px=native)
+    spec, normalisation = preprocessing(
+        request, folder, default_px=native, published=request.source is None or is_published(config, request)
+    )
     grid = check_grid(spec, patch, native, request)
     if kind.shuffles:
         config.mask_ratio = 0.0
@@ -167,7 +175,7 @@ def _load(transformers: Any, request: LoadRequest, names: tuple[str, ...]) -> To
             dim=int(config.hidden_size),
             grid=grid,
             num_prefix=kind.num_prefix(config),
-            publish=getattr(model, kind.final_norm) if kind.final_norm else _as_it_is,
+            publish=getattr(model, kind.final_norm) if kind.final_norm else unchanged,
             eps=float(config.layer_norm_eps),
             architecture={
                 "class": kind.model,
@@ -186,10 +194,6 @@ def _load(transformers: Any, request: LoadRequest, names: tuple[str, ...]) -> To
     )
 
 
-def _as_it_is(h: Tensor) -> Tensor:
-    return h
-
-
 def _choose(fields: Mapping[str, Any], names: tuple[str, ...], where: str) -> Architecture:
     found = str(fields.get("model_type", "none"))
     for name in names:
@@ -200,7 +204,9 @@ def _choose(fields: Mapping[str, Any], names: tuple[str, ...], where: str) -> Ar
     raise DataError(
         f"the configuration is of the architecture '{found}', and this encoder takes: {accepted}",
         where=where,
-        fix=f"use --encoder {fitting[0].split('_')[0]}:…" if fitting else "try the generic family: --encoder hf:…",
+        fix=f"use --encoder {ARCHITECTURES[fitting[0]].family}:…"
+        if fitting
+        else "try the generic family: --encoder hf:…",
     )
 
 
@@ -250,37 +256,37 @@ def _side(value: Any) -> int:
 
 
 def preprocessing(
-    request: LoadRequest, folder: Path | None, *, default_px: int
+    request: LoadRequest, folder: Path | None, *, default_px: int, published: bool = False
 ) -> tuple[PreprocessSpec, Normalisation]:
-    """Returns how pictures become the input: the folder's own JSON, or what the variant states.
+    """Returns how pictures become the input: what the variant states, or the folder's own JSON.
 
-    The variant's own weights are used as the variant says, and a folder that contradicts its mean or deviation is
+    The variant's own network is used as the variant says, wherever its files are, and a JSON that contradicts it is
     refused; other weights are used as their folder says.
+
+    Args:
+        request: What is asked for.
+        folder: Where the JSON may be; None without files.
+        default_px: The network's own input side.
+        published: The folder holds the variant's own network.
 
     Raises:
         ConfigError: Nobody states it.
         DataError: The JSON cannot be used, or contradicts the variant.
     """
     variant = request.variant
-    stated = variant.input is not None and variant.normalisation is not None
+    stated = None
+    if variant.input is not None and variant.normalisation is not None:
+        stated = variant.input, variant.normalisation
     has_file = folder is not None and any((folder / name).is_file() for name in PROCESSOR_FILES)
-    if has_file:
-        assert folder is not None
+    if folder is not None and has_file:
         processor = read_processor(folder)
         spec, normalisation = processor.spec, processor.normalisation
-        if request.source is None and stated:
-            assert variant.input is not None and variant.normalisation is not None  # noqa: PT018
-            if not _close(normalisation, variant.normalisation):
-                raise DataError(
-                    f"the folder normalises with {normalisation}, and {request.name} with {variant.normalisation}",
-                    where=str(folder),
-                    fix="name the weights explicitly, if they are meant",
-                )
-            spec = variant.input
-    elif stated:
-        assert variant.input is not None and variant.normalisation is not None  # noqa: PT018
-        spec, normalisation = variant.input, variant.normalisation
-        if folder is not None:
+        if stated is not None and published:
+            _check_agreement(processor, *stated, request.name, folder)
+            spec, normalisation = stated
+    elif stated is not None:
+        spec, normalisation = stated
+        if folder is not None and not published:
             log.warning(
                 "%s has no %s: pictures are prepared as for %s, at the network's own size",
                 folder,
@@ -299,6 +305,46 @@ def preprocessing(
     if request.aspect is not None:
         spec = with_aspect(spec, request.aspect, normalisation.mean)
     return spec, normalisation
+
+
+def _check_agreement(
+    processor: Processor, spec: PreprocessSpec, normalisation: Normalisation, name: str, folder: Path
+) -> None:
+    """Refuses a processor that prepares pictures otherwise than the variant says; the input side may differ (MAE)."""
+    found = processor.spec
+    pairs = {
+        "resampling": (found.resample, spec.resample),
+        "aspect": (found.aspect, spec.aspect),
+        "short side over input side": (_zoom(found), _zoom(spec)),
+        "normalisation": (processor.normalisation, normalisation),
+    }
+    for what, (theirs, ours) in pairs.items():
+        same = _close(theirs, ours) if isinstance(theirs, Normalisation) else theirs == ours  # type: ignore[arg-type]
+        if not same:
+            raise DataError(
+                f"the folder's {what} is {theirs}, and that of {name} is {ours}",
+                where=str(folder),
+                fix="get the published files again; for weights of your own use the family hf",
+            )
+
+
+def _zoom(spec: PreprocessSpec) -> float:
+    """Returns how much larger than the input the picture is before its centre is cut out."""
+    return round((spec.short_side or min(spec.size)) / min(spec.size), 3) if spec.aspect == "crop" else 1.0
+
+
+def is_published(config: Any, request: LoadRequest) -> bool:
+    """Returns whether a configuration is that of the variant's own network, and not of another of its kind."""
+    names = (
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "image_size",
+        "patch_size",
+        "num_register_tokens",
+    )
+    stated = request.variant.architecture
+    return bool(stated) and all(getattr(config, name, None) == stated[name] for name in names if name in stated)
 
 
 def _close(first: Normalisation, second: Normalisation) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ovbench.encoders.modeling.hf_load import (
     summary,
 )
 from ovbench.encoders.modeling.sources import locate
-from ovbench.encoders.modeling.tokens import Network, TokenEncoder, keep_output
+from ovbench.encoders.modeling.tokens import Network, TokenEncoder, eps_of, keep_output, unchanged
 
 ADAPTER = ("hf", 1)
 _TOWERS = ("vision_model", "vision_tower", "visual")
@@ -39,13 +39,11 @@ _NOT_DECISIVE = {
 }  # fmt: skip
 
 
-def _decisive_fields(config: Any) -> dict[str, Any]:
-    """Returns what of a configuration can change a feature; the library's version is not part of it."""
-    return {
-        key: value
-        for key, value in config.to_dict().items()
-        if key not in _NOT_DECISIVE and isinstance(value, str | int | float | bool | list | type(None))
-    }
+def _decisive_fields(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what config.json says that can change a feature; defaults of a library version are not part of it."""
+    vision = document.get("vision_config")
+    own = vision if isinstance(vision, Mapping) else document
+    return {key: value for key, value in own.items() if key not in _NOT_DECISIVE}
 
 
 def load_hf(request: LoadRequest) -> TokenEncoder:
@@ -84,6 +82,7 @@ def _load(transformers: Any, request: LoadRequest) -> TokenEncoder:
     trial = _trial(tower, blocks, spec.size, patch, extra, folder)
     num_prefix = _prefix(request, trial.last.shape[1], grid, str(own.model_type))
     _check_order(trial, num_prefix, grid, folder)
+    publish = _final_norm(tower, trial, folder)
     return TokenEncoder(
         name=request.name,
         network=Network(
@@ -93,12 +92,12 @@ def _load(transformers: Any, request: LoadRequest) -> TokenEncoder:
             dim=trial.last.shape[-1],
             grid=grid,
             num_prefix=num_prefix,
-            publish=_final_norm(tower, trial, folder),
-            eps=float(getattr(own, "layer_norm_eps", 1e-6)),
+            publish=publish,
+            eps=eps_of(publish, *blocks[0].modules()),
             architecture={
                 "class": type(tower).__name__,
                 "positions": "stored" if spec.size == (native, native) else "interpolated",
-                **_decisive_fields(own),
+                **_decisive_fields(read_fields(folder)),
             },
         ),
         input=spec,
@@ -253,11 +252,8 @@ def _check_order(trial: _Trial, num_prefix: int, grid: tuple[int, int], folder: 
 
 
 def _final_norm(tower: nn.Module, trial: _Trial, folder: Path) -> Callable[[Tensor], Tensor]:
-    def as_it_is(h: Tensor) -> Tensor:
-        return h
-
     if torch.allclose(trial.last, trial.published, atol=1e-5):
-        return as_it_is
+        return unchanged
     with torch.no_grad():
         for name, module in tower.named_modules():
             is_norm = isinstance(module, nn.LayerNorm) or type(module).__name__.endswith("Norm")

@@ -13,7 +13,7 @@ from ovbench._base.lazy import require
 from ovbench._base.names import unknown
 from ovbench.encoders.base import LoadRequest
 from ovbench.encoders.modeling.sources import find_file, locate, read_json_file, read_state, seeded
-from ovbench.encoders.modeling.tokens import Network, TokenEncoder
+from ovbench.encoders.modeling.tokens import Network, TokenEncoder, eps_of, unchanged
 from ovbench.encoders.modeling.vit import load_strict, strip_visual_prefix
 from ovbench.encoders.preprocess import with_aspect
 from ovbench.encoders.processor_json import read_open_clip_preprocess
@@ -106,6 +106,13 @@ def _configuration(open_clip: Any, request: LoadRequest) -> tuple[dict[str, Any]
 def _build(model_config: Mapping[str, Any], seed: int | None, where: str) -> Any:
     # No public call builds one tower alone, and the text tower of some models asks the hub for its configuration.
     factory = require("open_clip.model")._build_vision_tower
+    trunk = model_config["vision_cfg"].get("timm_model_name")
+    if trunk and not require("timm", extra="offline", purpose="a trunk of timm").is_model(trunk):
+        raise DataError(
+            f"timm has no architecture '{trunk}'",
+            where=where,
+            fix="name it as timm does: nothing is fetched for a trunk",
+        )
     try:
         tower = seeded(
             lambda: factory(
@@ -139,10 +146,6 @@ class _Parts:
     eps: float
 
 
-def _as_it_is(h: Tensor) -> Tensor:
-    return h
-
-
 def _parts(tower: Any, where: str) -> _Parts:
     """Returns what of a tower is tapped: open_clip's own transformer, or the trunk of timm that it wraps."""
     trunk = getattr(tower, "trunk", None)
@@ -154,7 +157,7 @@ def _parts(tower: Any, where: str) -> _Parts:
             dim=int(tower.conv1.out_channels),
             grid=(int(rows), int(columns)),
             num_prefix=1,
-            publish=_as_it_is if after_pool else tower.ln_post,
+            publish=unchanged if after_pool else tower.ln_post,
             eps=float(tower.ln_post.eps),
         )
     if trunk is not None and hasattr(trunk, "blocks") and hasattr(trunk, "num_prefix_tokens"):
@@ -164,15 +167,13 @@ def _parts(tower: Any, where: str) -> _Parts:
                 f"vision_cfg says {tower.image_size} pixels, and its trunk reads {trunk.patch_embed.img_size}",
                 where=where,
             )
-        norms = [norm for norm in (trunk.norm, getattr(trunk, "fc_norm", None), trunk.blocks[0].norm1)
-                 if isinstance(norm, nn.LayerNorm)]  # fmt: skip
         return _Parts(
             blocks=tuple(trunk.blocks),
             dim=int(trunk.embed_dim),
             grid=(int(rows), int(columns)),
             num_prefix=int(trunk.num_prefix_tokens),
             publish=trunk.norm,
-            eps=float(norms[0].eps) if norms else 1e-6,
+            eps=eps_of(trunk.norm, getattr(trunk, "fc_norm", None), *trunk.blocks[0].modules()),
         )
     raise ConfigError(
         f"the image tower is a {type(trunk or tower).__name__}, which has no tokens in a residual stream",

@@ -6,7 +6,9 @@ import json
 import logging
 import pickle
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -28,6 +30,19 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.")
 _POINTER = b"version https://git-lfs"
 _FETCH_AGAIN = "get the file again, and compare its size with the one that its page states"
+
+
+_may_fetch: ContextVar[bool] = ContextVar("may_fetch", default=True)
+
+
+@contextmanager
+def nothing_fetched() -> Iterator[None]:
+    """Within it, weights that are not on the disk are refused instead of fetched."""
+    token = _may_fetch.set(False)
+    try:
+        yield
+    finally:
+        _may_fetch.reset(token)
 
 
 def locate(request: LoadRequest, *, weights: Sequence[str] = TRANSFORMERS_WEIGHTS) -> Path:
@@ -123,6 +138,8 @@ def hub_folder(hub_id: str, revision: str, *, spec: str, weights: Sequence[str] 
             raise DataError(
                 f"the hub's cache cannot be read: {_first_line(error)}", where=where, fix=instead
             ) from error
+    if not _may_fetch.get():
+        raise DataError(f"'{hub_id}' at {revision[:12]} is not in the hub's cache", where=where, fix=instead)
     if require("huggingface_hub.constants").HF_HUB_OFFLINE:
         raise DataError(
             f"'{hub_id}' at {revision[:12]} is not in the hub's cache, and HF_HUB_OFFLINE is set",
@@ -289,5 +306,5 @@ def check_finite(module: torch.nn.Module, *, where: str) -> None:
 def seeded(build: Callable[[], M], seed: int) -> M:
     """Returns what `build` makes with torch's generator at a seed of its own; the caller's generator is left alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "random-encoder"))
+        torch.default_generator.manual_seed(derive(seed, "random-encoder"))  # a GPU's generator keeps its state
         return build()

@@ -12,12 +12,17 @@ from ovbench._base.lazy import require
 from ovbench._base.names import unknown
 from ovbench.encoders.base import LoadRequest
 from ovbench.encoders.modeling.sources import find_file, locate, read_json_file, read_state, seeded
-from ovbench.encoders.modeling.tokens import Network, TokenEncoder
+from ovbench.encoders.modeling.tokens import Network, TokenEncoder, eps_of
 from ovbench.encoders.modeling.vit import load_strict
 from ovbench.encoders.preprocess import with_aspect, with_size
 from ovbench.encoders.processor_json import read_timm_pretrained_cfg
 
 ADAPTER = ("timm", 1)
+# Arguments of timm.create_model that read files or ask the hub, or change what the network returns.
+_NOT_ARCHITECTURE = {
+    "cache_dir", "checkpoint_path", "exportable", "features_only", "no_jit", "pretrained", "pretrained_cfg",
+    "pretrained_cfg_overlay", "pretrained_strict", "scriptable",
+}  # fmt: skip
 _FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -90,7 +95,7 @@ def load_timm(request: LoadRequest) -> TokenEncoder:
             grid=(int(rows), int(columns)),
             num_prefix=int(model.num_prefix_tokens),
             publish=model.norm,
-            eps=_eps(model),
+            eps=eps_of(model.norm, getattr(model, "fc_norm", None), *model.blocks[0].modules()),
             architecture={"name": name, **arguments},
         ),
         input=spec,
@@ -118,6 +123,12 @@ def _read_config(document: Mapping[str, Any], where: str) -> tuple[str, dict[str
 
 
 def _build(timm: Any, name: str, arguments: dict[str, Any], seed: int | None) -> Any:
+    if refused := sorted(_NOT_ARCHITECTURE & set(arguments)):
+        raise DataError(
+            f"model_args names '{refused[0]}', which is no part of an architecture",
+            where="--encoder timm",
+            fix="take it out of config.json: the weights are read from the folder itself",
+        )
     try:
         model = seeded(lambda: timm.create_model(name, pretrained=False, **arguments), seed or 0)
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
@@ -176,14 +187,3 @@ def _resize(model: Any, size: int, name: str) -> None:
             fix=f"use {max(1, size // patch) * patch}",
         )
     model.set_input_size(img_size=size)
-
-
-def _eps(model: Any) -> float:
-    for norm in (model.norm, getattr(model, "fc_norm", None), getattr(model.blocks[0], "norm1", None)):
-        if isinstance(eps := getattr(norm, "eps", None), float):
-            return eps
-    raise ConfigError(
-        "the network has no norm to take an epsilon from",
-        where=f"--encoder timm, {type(model).__name__}",
-        fix="write an adapter: docs/add-an-encoder.md",
-    )

@@ -11,17 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ovbench._base.errors import ConfigError
+from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.fingerprint import fingerprint
 from ovbench.encoders.base import DType, EncoderInfo, Features, Normalisation, PreprocessSpec, Tap
-from ovbench.encoders.modeling.frozen import FrozenEncoder, check_device, check_images, weights_digest
+from ovbench.encoders.modeling.frozen import DTYPES, FrozenEncoder, check_device, check_images, weights_digest
 from ovbench.encoders.modeling.vae_base import FrontEnd
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_PM1 = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+from ovbench.encoders.preprocess import HALF
 
 
-def _identity(h: Tensor) -> Tensor:
+def unchanged(h: Tensor) -> Tensor:
+    """Returns h[L] as it is: what a model without a final norm publishes."""
     return h
 
 
@@ -42,7 +41,7 @@ class Network:
     dim: int
     grid: tuple[int, int]
     num_prefix: int = 0
-    publish: Callable[[Tensor], Tensor] = _identity  # h[L] → what the model publishes: its final norm, or nothing
+    publish: Callable[[Tensor], Tensor] = unchanged  # h[L] → what the model publishes: its final norm, or nothing
     eps: float = 1e-6  # of the model's norms: used by a LayerNorm without affine
     frontend: FrontEnd | None = None
     architecture: Mapping[str, Any] = field(default_factory=dict)  # everything but the weights that decides the output
@@ -70,7 +69,7 @@ class TokenEncoder(FrozenEncoder):
         name: str,
         network: Network,
         input: PreprocessSpec,
-        normalisation: Normalisation = _PM1,
+        normalisation: Normalisation = HALF,
         llm_tap: Tap | None = None,
         latent_tap: Tap | None = None,
         adapter: tuple[str, int] = ("tokens", 1),
@@ -131,7 +130,7 @@ class TokenEncoder(FrozenEncoder):
         return self
 
     def _cast(self, dtype: DType) -> None:
-        wanted = _DTYPES[dtype]
+        wanted = DTYPES[dtype]
         if wanted != self._dtype:
             if self._dtype != torch.float32:
                 raise ConfigError(
@@ -141,9 +140,9 @@ class TokenEncoder(FrozenEncoder):
                 )
             _compute_in(self.model, wanted)
             self._dtype = wanted
-        self._info = replace(self._info, identity=self._identity())
+        self._info = replace(self._info, identity=self._compute_identity(), dtype=dtype)
 
-    def _identity(self) -> str:
+    def _compute_identity(self) -> str:
         info = self._info
         return fingerprint(
             {
@@ -188,7 +187,6 @@ class TokenEncoder(FrozenEncoder):
                 where="Network",
                 fix="state the grid, the width and the number of class and register tokens as the model has them",
             )
-        h = h.to(self._dtype)
         return Features(
             tokens=h[:, info.num_prefix :],
             prefix=h[:, : info.num_prefix] if tap.prefix else None,
@@ -229,6 +227,21 @@ def keep_output(block: nn.Module, kept: list[Tensor]) -> RemovableHandle:
         kept.append(out[0] if isinstance(out, tuple) else out)
 
     return block.register_forward_hook(keep)
+
+
+def eps_of(*candidates: object) -> float:
+    """Returns the epsilon of the first norm among some objects.
+
+    Raises:
+        DataError: None of them is a norm.
+    """
+    for candidate in candidates:
+        if not isinstance(candidate, nn.Module) or "Norm" not in type(candidate).__name__:
+            continue
+        for name in ("eps", "variance_epsilon"):
+            if isinstance(value := getattr(candidate, name, None), float):
+                return value
+    raise DataError("the network has no norm to take an epsilon from", where="Network.eps", fix="state it: ?norm=none")
 
 
 def _count(module: nn.Module) -> int:

@@ -19,7 +19,7 @@ from ovbench.encoders.base import LoadRequest, Normalisation, PreprocessSpec
 from ovbench.encoders.modeling.frontend import diffusers_frontend, load_tiny_vae
 from ovbench.encoders.modeling.frozen import weights_digest
 from ovbench.encoders.modeling.sources import find_file, locate, read_json_file, read_state, seeded
-from ovbench.encoders.modeling.tokens import Network, TokenEncoder
+from ovbench.encoders.modeling.tokens import Network, TokenEncoder, unchanged
 from ovbench.encoders.modeling.vae_base import FrontEnd
 from ovbench.encoders.modeling.vit import (
     OpenVisionViT,
@@ -87,7 +87,7 @@ def openvision_encoder(
             dim=config.width,
             grid=(config.grid, config.grid),
             num_prefix=1,
-            publish=vit.ln_post if tokens_normed else _as_it_is,
+            publish=vit.ln_post if tokens_normed else unchanged,
             eps=config.eps,
             frontend=vae,
             architecture=dataclasses.asdict(config),
@@ -101,10 +101,6 @@ def openvision_encoder(
         device=request.device,
         dtype=request.dtype,
     )
-
-
-def _as_it_is(h: Tensor) -> Tensor:
-    return h
 
 
 def load_trunk(request: LoadRequest) -> TokenEncoder:
@@ -160,7 +156,7 @@ def load_released(request: LoadRequest) -> TokenEncoder:
     """Builds an OpenVision 1, 2 or 3 encoder from its released layout, or untrained.
 
     The layout is a folder with `open_clip_config.json` and `open_clip_model.safetensors` or
-    `open_clip_pytorch_model.bin` (openvision3.md §2; github UCSC-VLAA/OpenVision,
+    `open_clip_pytorch_model.bin` (github UCSC-VLAA/OpenVision,
     src/convert_upload/open_clip/factory.py, commit 6c24e45).
 
     Raises:

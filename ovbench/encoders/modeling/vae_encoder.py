@@ -98,7 +98,8 @@ class VAEEncoder(FrozenEncoder):
     def _run(self, images_01: Tensor, tap: Tap) -> Features:
         if tap != Tap():
             raise ConfigError("a VAE has no layers to tap; its latents are the features", where="tap")
-        latents = self.vae.encode(images_01.to(self._device, torch.float32) * 2.0 - 1.0)
+        with torch.autocast(self._device.type, enabled=False):  # the caller's must not change the features
+            latents = self.vae.encode(images_01.to(self._device, torch.float32) * 2.0 - 1.0)
         return Features(
             tokens=latents.flatten(2).transpose(1, 2), prefix=None, pooled=None, grid=self._info.grid, tap=tap
         )
@@ -119,7 +120,8 @@ class VAEEncoder(FrozenEncoder):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Turns what `latents` returns into images [B, 3, H, W] in about [0, 1], unclamped."""
-        return (self.vae.decode(latents.to(self._device)) + 1.0) / 2.0
+        with torch.autocast(self._device.type, enabled=False):
+            return (self.vae.decode(latents.to(self._device, torch.float32)) + 1.0) / 2.0
 
 
 def load_vae_encoder(request: LoadRequest) -> VAEEncoder:

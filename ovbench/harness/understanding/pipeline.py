@@ -6,7 +6,6 @@ Steps are asked for from the end: where the answers are cached, nothing before t
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -158,7 +157,7 @@ class UnderstandingRun:
     def _features_step(self, images_digest: str) -> Step:
         return Step(
             name="features",
-            version=1,
+            version=2,
             inputs={
                 "encoder": self.encoder.fingerprint(self.tap),
                 "preprocess": asdict(self.encoder.info.input),
@@ -176,9 +175,6 @@ class UnderstandingRun:
         """
         if step.key in self._sources:
             return self._sources[step.key]
-        path = self.cache.path(step)
-        if path.is_dir() and not (path / IMAGES).is_file():
-            shutil.rmtree(path)  # an earlier version kept the tokens of the whole set there
 
         def open_features(digests: Mapping[str, str]) -> Features:
             source = Features(
@@ -189,6 +185,7 @@ class UnderstandingRun:
                 tap=self.tap,
                 dtype=self.section["feature_dtype"],
                 num_reads=num_reads,
+                batch_asked=min(self.config.stage2.batch_size, self.job.batch_size),
                 digests=digests,
             )
             self._sources[step.key], self._feature_labels[step.key] = source, label

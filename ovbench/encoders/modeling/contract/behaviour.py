@@ -22,10 +22,7 @@ from ovbench.encoders.modeling.contract.subject import (
     refusal,
     relative_difference,
 )
-
-_CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+from ovbench.encoders.preprocess import HALF, IMAGENET, OPENAI_CLIP
 
 
 def _views(subject: Subject) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -50,7 +47,7 @@ def check_guard(subject: Subject) -> str:
         "infinity": torch.full_like(x, float("inf")),
         "one pixel that is NaN": one_nan,
         "one pixel of 2.0": one_large,
-        "a picture already normalised by mean and std": _normalise(x, *_IMAGENET),
+        "a picture already normalised by mean and std": _normalise(x, *IMAGENET),
     }
     patch = subject.info.patch_px
     shapes = {
@@ -140,9 +137,9 @@ def check_normalisation(subject: Subject) -> str:
     for text, candidate in {
         "normalised twice": _normalise(declared, info.mean, info.std),
         "not normalised at all, it reads [0, 1]": x,
-        "it reads [-1, 1]": _normalise(x, *_HALF),
-        "it reads CLIP's normalisation": _normalise(x, *_CLIP),
-        "it reads ImageNet's normalisation": _normalise(x, *_IMAGENET),
+        "it reads [-1, 1]": _normalise(x, *HALF),
+        "it reads CLIP's normalisation": _normalise(x, *OPENAI_CLIP),
+        "it reads ImageNet's normalisation": _normalise(x, *IMAGENET),
         "it reads 0 … 255": x * 255,
         "it reads BGR instead of RGB": declared.flip(1),
     }.items():
