@@ -311,6 +311,8 @@ def check(
 
     report = check_encoder(encoder, device=device, dtype=check_dtype_name(dtype), seed=seed)
     _rows(rows_of(report), json_output)
+    skipped = ", ".join(result.name for result in report.results if result.outcome == "skipped")
+    typer.echo(f"not verified: {skipped}" if skipped else "everything was verified", err=True)
     if not report.passed:
         raise typer.Exit(2)
 
@@ -371,7 +373,10 @@ def cache(action: Annotated[str, typer.Argument(help="ls, verify or gc.")] = "ls
     from ovbench._base.paths import cache_dir
     from ovbench.harness.cache_command import cache_rows
 
-    _rows(cache_rows(action, cache_dir()), json_output)
+    rows = cache_rows(action, cache_dir())
+    _rows(rows, json_output)
+    if action == "verify" and len(rows) > 1:
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -61,5 +61,5 @@ def allow_torchvision() -> bool:
     for name in missing:
         library.define(_SCHEMAS[name])
     _library = library
-    _log.info("torchvision's compiled operators do not load (%s); %s declared", reason, " and ".join(missing))
+    _log.debug("torchvision's compiled operators do not load (%s); %s declared", reason, " and ".join(missing))
     return True

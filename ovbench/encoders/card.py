@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ovbench._base.errors import ConfigError, DependencyError, OvbenchError
 from ovbench._base.lazy import require
 from ovbench.encoders.base import COMMON_OPTIONS, DType, Encoder, EncoderInfo, Tap
-from ovbench.encoders.registry import EncoderSpec, load_encoder, parse_encoder, with_options
+from ovbench.encoders.registry import EncoderSpec, is_own, load_encoder, parse_encoder, stated, with_options
 
 if TYPE_CHECKING:
     from ovbench.encoders.modeling.measure import Flops
@@ -169,9 +169,9 @@ def _card(spec: EncoderSpec, known: _Known) -> Card:
         "provider": family.provider,
         "aliases": list(family.aliases),
         "objective": variant.objective,
-        "training_data": variant.training_data,
-        "licence": variant.licence,
-        "citation": variant.citation,
+        "training_data": stated(spec, variant.training_data),
+        "licence": stated(spec, variant.licence),
+        "citation": variant.citation if is_own(spec) else f"architecture: {variant.citation}",
         "default_of": variant.protocol or None,
         "control": variant.control,
         "for_understanding": variant.for_understanding,

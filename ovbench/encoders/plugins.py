@@ -9,6 +9,7 @@ import contextlib
 import importlib.metadata
 import inspect
 import logging
+import os
 import re
 import sys
 import traceback
@@ -18,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from ovbench._base.errors import ConfigError, DependencyError, OvbenchError
+from ovbench._base.errors import ConfigError, DataError, DependencyError, OvbenchError
 from ovbench.encoders.base import COMMON_OPTIONS, Encoder, Family, LoadRequest, Variant
 
 log = logging.getLogger(__name__)
@@ -260,6 +261,12 @@ def _call(make: Callable[[], Any], request: LoadRequest) -> Any:
     except OvbenchError:
         raise
     except (Exception, SystemExit) as error:
+        if isinstance(error, FileNotFoundError) and request.source and not os.path.exists(request.source):
+            raise DataError(
+                f"no such file or folder '{os.path.basename(request.source)}'",
+                where=os.path.dirname(request.source),
+                fix=f"check --encoder {request.family}:…",
+            ) from error
         raise DependencyError(
             f"the adapter of '{request.family}' failed: {_summary(error)}",
             where=_last_frame(error),
@@ -303,7 +310,7 @@ def _entries() -> list[importlib.metadata.EntryPoint]:
         return list(found.values())
 
 
-def is_own(plugin: Plugin) -> bool:
+def is_registered_by(plugin: Plugin) -> bool:
     """Whether the factory registered under a plug-in's key comes from the plug-in's own top-level package."""
     return _modules.get(plugin.key, "").partition(".")[0] == plugin.entry.module.partition(".")[0]
 
@@ -332,7 +339,7 @@ def load_plugin(plugin: Plugin) -> Family:
         ) from error
     if isinstance(found, Family):
         family = _checked(found, plugin)
-    elif callable(found) and key in _registered and is_own(plugin):
+    elif callable(found) and key in _registered and is_registered_by(plugin):
         family = replace(_registered[key], provider=provider)
     elif callable(found):
         family = family_of(cast(Callable[..., Encoder], found), key=key, provider=provider)

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 from ovbench._base.errors import ConfigError
 from ovbench._base.names import unknown
 from ovbench.encoders.base import COMMON_OPTIONS, Aspect, DType, Encoder, Family, LoadRequest, Tap, Variant
-from ovbench.encoders.plugins import GROUP, Plugin, find_plugins, is_own, load_plugin, registered, taken_twice
+from ovbench.encoders.plugins import GROUP, Plugin, find_plugins, is_registered_by, load_plugin, registered, taken_twice
 
 _NOT_FAMILIES = {"base", "registry", "plugins", "card", "preprocess", "processor_json", "vae_configs", "modeling"}
 _LISTING = "ovbench encoders"
@@ -91,6 +91,18 @@ class EncoderSpec:
                 return "weights of the adapter"
 
 
+def is_own(spec: EncoderSpec) -> bool:
+    """Returns whether the weights are those that the variant describes; an adapter of others speaks for itself."""
+    return spec.source in (None, spec.variant.weights) or spec.family.provider != "ovbench"
+
+
+def stated(spec: EncoderSpec, text: str) -> str:
+    """Returns what a variant says of its own weights, or why it says nothing of these."""
+    if spec.random_seed is not None:
+        return "none: untrained weights"
+    return text if is_own(spec) else "not known: weights that the user named"
+
+
 @cache
 def built_in_families() -> dict[str, Family]:
     """Returns the families of this folder by key; imports the adapter files, which import no torch."""
@@ -127,7 +139,7 @@ def providers(name: str, plugins: Mapping[str, tuple[Plugin, ...]]) -> list[str]
     found = ["ovbench"] if name in built_in_names() else []
     claims = plugins.get(name, ())
     own = _names(registered()).get(name)
-    if own is not None and not any(is_own(plugin) for plugin in claims):
+    if own is not None and not any(is_registered_by(plugin) for plugin in claims):
         found.append(own.provider)
     return [*found, *(plugin.package for plugin in claims)]
 
@@ -172,7 +184,11 @@ def parse_encoder(text: str, *, protocol: str = "mini", where: str = "--encoder"
             source, _, revision = source.partition("@")
     key, _, variant_name = path.partition("/")
     family = find_family(key.lower(), where=where)
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    if ":" in text.partition("?")[0] and not source:
+        raise ConfigError(
+            f"'{text}' names nothing after the ':'", where=where, fix="name weights there, or leave the ':' out"
+        )
+    options = _read_options(query, where)
     _check_options(family, options, where)
     source, revision = _check_source(source, revision, text, where)
     return EncoderSpec(
@@ -203,6 +219,16 @@ def _choose_variant(family: Family, name: str, protocol: str, where: str, *, has
             fix=f"name one: {', '.join(f'{family.key}/{each}' for each in variants)}",
         )
     return fitting[0]
+
+
+def _read_options(query: str, where: str) -> dict[str, str]:
+    """Returns the options of a spec string; none may be given twice."""
+    pairs = parse_qsl(query, keep_blank_values=True)
+    options = dict(pairs)
+    for name in options:
+        if sum(name == each for each, _ in pairs) > 1:
+            raise ConfigError(f"the option '{name}' is given twice", where=where, fix="give it once")
+    return options
 
 
 def _check_options(family: Family, options: Mapping[str, str], where: str) -> None:

@@ -103,6 +103,7 @@ def namespace_inputs(encoder: Encoder, tap: Tap | None, dtype: str) -> dict[str,
     info = encoder.info
     return {
         "encoder": encoder.fingerprint(tap or info.llm_tap),
+        "name": info.name,
         "preprocess": asdict(info.input),
         "resize": "prepare",  # the other route, `resize_for`, is that of `latents`
         "view": "llm_tokens",

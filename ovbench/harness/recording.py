@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ovbench import __version__
+from ovbench.encoders.registry import is_own, stated
 from ovbench.harness.metrics.base import values_of
 from ovbench.harness.metrics.score import sample_rows, score_task, scorer_name
 from ovbench.harness.plan import Job
@@ -115,7 +116,7 @@ def _encoder(job: Job, outcome: Outcome) -> EncoderRecord:
         family=family.key,
         variant=variant.name,
         title=variant.title,
-        objective=_stated(job, variant.objective),
+        objective=stated(job.encoder, variant.objective),
         control=variant.control,
         weights=_weights(job),
         untrained=job.encoder.random_seed is not None,
@@ -131,11 +132,9 @@ def _encoder(job: Job, outcome: Outcome) -> EncoderRecord:
         depth=info.depth,
         num_prefix=info.num_prefix,
         tap=f"layer {tap.layer}, norm {tap.norm}",
-        licence=_stated(job, variant.licence),
-        training_data="none: untrained weights"
-        if job.encoder.random_seed is not None
-        else _stated(job, variant.training_data),
-        citation=variant.citation if _stated(job, "") == "" else f"architecture: {variant.citation}",
+        licence=stated(job.encoder, variant.licence),
+        training_data=stated(job.encoder, variant.training_data),
+        citation=variant.citation if is_own(job.encoder) else f"architecture: {variant.citation}",
     )
 
 
@@ -143,19 +142,6 @@ def _weights(job: Job) -> str:
     """Returns where the weights are from, and whose adapter read them where it is not ours."""
     provider = job.encoder.family.provider
     return job.encoder.origin if provider == "ovbench" else f"{job.encoder.origin}; adapter of {provider}"
-
-
-def _is_own(job: Job) -> bool:
-    """Returns whether the weights are those that the variant describes; an adapter of others speaks for itself."""
-    spec = job.encoder
-    return spec.source in (None, spec.variant.weights) or spec.family.provider != "ovbench"
-
-
-def _stated(job: Job, text: str) -> str:
-    """Returns what a variant says of its own weights, or why it says nothing of these."""
-    if job.encoder.random_seed is not None:
-        return "none: untrained weights"
-    return text if _is_own(job) else "not known: weights that the user named"
 
 
 def _step(step: StepResult) -> StepRecord:

@@ -43,7 +43,7 @@ def leaderboard(store: RunStore, suite: str | None = None, protocol: str | None 
     finished = [record for record in store.records() if record.complete]
     records = [record for record in finished if not record.encoder.untrained]
     if left_out := len(finished) - len(records):
-        log.warning("%d runs of encoders with untrained weights (weights=random:…) are not compared", left_out)
+        log.warning("not compared: %d run(s) of untrained weights (weights=random:…)", left_out)
     if not records:
         raise RecordError(
             "there is no finished run of trained weights to compare"

@@ -14,9 +14,10 @@ from ovbench._base.errors import ConfigError, DataError
 from ovbench.encoders.base import LoadRequest, Normalisation, PreprocessSpec, Tap
 from ovbench.encoders.modeling.hf import ARCHITECTURES, load_transformers
 from ovbench.encoders.modeling.sources import seeded
-from ovbench.encoders.registry import built_in_families, load_encoder, parse_encoder
+from ovbench.encoders.registry import built_in_families, load_encoder, parse_encoder, stated
+from ovbench.testing import check_encoder
 from tests.encoders.layouts_hf import edit_json, write_layout
-from tests.encoders.published import write_open_clip
+from tests.encoders.published import flux_like_vae, read_golden, write_open_clip
 
 
 def test_a_local_copy_of_a_variants_own_network_is_read_as_the_variant_says(tmp_path: Path) -> None:
@@ -124,3 +125,31 @@ def test_a_tap_that_cannot_be_is_refused(fields: dict[str, Any]) -> None:
 def test_two_seeds_of_the_control_are_refused() -> None:
     with pytest.raises(ConfigError, match="two seeds"):
         load_encoder("random?seed=5&weights=random:1")
+
+
+@pytest.mark.parametrize(
+    ("spec", "what"),
+    [
+        ("clip:", "names nothing after the ':'"),
+        ("clip/mini:?layer=1", "names nothing after the ':'"),
+        ("clip/mini?layer=1&layer=2", "the option 'layer' is given twice"),
+    ],
+)
+def test_a_spec_that_says_nothing_or_two_things_is_refused(spec: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=what):
+        parse_encoder(spec)
+
+
+def test_of_weights_that_the_user_named_nothing_is_said() -> None:
+    named = parse_encoder("clip/b16:/somewhere")
+    assert stated(named, "MIT") == "not known: weights that the user named"
+    assert stated(parse_encoder("clip/b16"), "MIT") == "MIT"
+    assert stated(parse_encoder("clip/b16?weights=random:0"), "MIT") == "none: untrained weights"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_widely_mixing_vae_is_never_called_out_of_order(tmp_path: Path, seed: int) -> None:
+    golden = read_golden("openvision3_tiny")
+    write_open_clip(tmp_path / "vit", golden.model_cfg(), golden.state)
+    report = check_encoder(f"ovis3/base-256:{tmp_path / 'vit'}?vae={flux_like_vae(tmp_path / 'vae')}", seed=seed)
+    assert [result for result in report.failures if result.name.startswith("locality")] == []

@@ -102,7 +102,7 @@ def test_untrained_weights_are_kept_out_of_comparisons_and_said(
     store.keep(make.record("clip/mini?weights=random:0", encoder_changes={"untrained": True}), [])
     with caplog.at_level("WARNING"):
         assert leaderboard(store) == before
-    assert "1 runs of encoders with untrained weights" in caplog.text
+    assert "not compared: 1 run(s) of untrained weights" in caplog.text
 
 
 def test_nothing_but_untrained_weights_is_nothing_to_compare(tmp_path: Path, make: Any) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -235,7 +236,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         except DataError as error:
             raise DataError(error.what, where=error.where, fix=error.fix or _FETCH_AGAIN) from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own advice on pickles is to run them
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if refused := re.search(r"GLOBAL (\S+)", str(error)):
             raise DataError(
@@ -243,7 +246,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
                 where=str(path),
                 fix="get the weights as safetensors, or save a plain dictionary of tensors (or get it again)",
             ) from error
-        raise _damaged(path, error) from error
+        raise DataError(
+            f"'{path.name}' is damaged, or holds pickled code or objects; nothing of it was run",
+            where=str(path),
+            fix="get the weights as safetensors, or save a plain dictionary of tensors with torch.save",
+        ) from error
     except Exception as error:  # a damaged pickle fails in any way
         raise _damaged(path, error) from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):

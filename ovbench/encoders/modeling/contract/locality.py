@@ -160,6 +160,7 @@ def _judge(movement: Movement, info: EncoderInfo, *, strict: bool = False) -> st
             raise Skip(f"convolutions cannot be judged on {rows} x {columns} tokens: each of them sees every patch")
         if found := _judge_centres(movement):
             return f"{found} ({seen})"
+        raise Skip(f"not conclusive: {seen}, and movements centre on no order of the grid: convolutions mix too widely")
     still = [place for place, index in zip(movement.places, movement.moved, strict=True) if index is None]
     missing = f"; a change of patch {still[0]} moves no token" if still else ""
     if likely := explain(movement):
