@@ -6,34 +6,24 @@ from torchvision's: average pools leave the padding out, the pool branch of Mixe
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovbench._base.errors import ConfigError, DataError
-from ovbench._base.fingerprint import file_sha256
-from ovbench._base.paths import cache_dir
-from ovbench.encoders.modeling.sources import check_finite, read_state
-
 INPUT_PX = 299
 NETWORK = "inception-2015-12-05"
-SHA256_PREFIX = "6726825d"
-WEIGHT_FILES = (f"weights-{NETWORK}-{SHA256_PREFIX}.pth", f"pt_{NETWORK}-{SHA256_PREFIX}.pth")
-RANDOM = "random"  # instead of a path: seeded, untrained weights, for tests
 LAYERS: Mapping[str, int] = MappingProxyType(
     {"64": 64, "192": 192, "768": 768, "2048": 2048, "logits_unbiased": 1008, "logits": 1008, "spatial_2023": 2023}
 )
-_URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
 _SPATIAL_CHANNELS = 7
+# torch's own compiler calls this operator; where a build of torch lacks it, the plain convolution is taken.
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+_POINTWISE: Any = torch.ops.mkldnn._convolution_pointwise if HAS_ONEDNN else None
 
 
 class _Conv(nn.Module):
@@ -51,8 +41,14 @@ class _Conv(nn.Module):
 class _FoldedConv(nn.Conv2d):
     """Convolution, with the batch norm in its weights, and ReLU."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.relu_(super().forward(input))
+    def forward(self, input: Tensor, relu: bool = True) -> Tensor:
+        if input.device.type == "cpu" and HAS_ONEDNN:
+            # oneDNN with the ReLU in the same pass. Asked through `conv2d`, torch takes a slow kernel of its own for
+            # small batches on one thread.
+            kind, stride, padding = "relu" if relu else "none", list(self.stride), [int(p) for p in self.padding]
+            return _POINTWISE(input, self.weight, self.bias, padding, stride, [1, 1], 1, kind, [], "")
+        out = super().forward(input)
+        return F.relu_(out) if relu else out
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +157,7 @@ class _Mixed(nn.Module):
         for branch in self.branches:
             if self.pool_last and branch.pool == "average":
                 conv = self.get_submodule(branch.chain[0].name)
-                assert isinstance(conv, nn.Conv2d)
-                h = F.conv2d(x, conv.weight, conv.bias)
-                outputs.append(F.relu_(_pool("average", h)))
+                outputs.append(F.relu_(_pool("average", conv(x, relu=False))))
                 continue
             h = _pool(branch.pool, x)
             for spec in branch.chain:
@@ -258,6 +252,13 @@ class Inception(nn.Module):
                 module.pool_last = True
         return self.eval().requires_grad_(False)
 
+    def channels_last(self) -> Inception:
+        """Lays the convolutions' weights out as H, W, C, which is the faster order, and returns this network."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+        return self
+
 
 def _mean(x: Tensor) -> Tensor:
     return x.float().mean(dim=(2, 3))
@@ -274,140 +275,3 @@ def _folded(block: _Conv) -> _FoldedConv:
     assert out.bias is not None
     out.bias.copy_(bn.bias.double() - bn.running_mean.double() * scale)
     return out
-
-
-@contextlib.contextmanager
-def full_float32() -> Iterator[None]:
-    """Switches TF32 off: a reported value is float32 throughout. torch has it on for cuDNN's convolutions."""
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
-
-
-def random_state() -> dict[str, Tensor]:
-    """Returns the seeded, untrained weights of `tests/golden/inception_random.json`: for tests, never for a score."""
-    state: dict[str, Tensor] = {}
-    for key, like in Inception().state_dict().items():
-        shape = tuple(like.shape)
-        seed = int.from_bytes(hashlib.sha256(f"ovbench-inception-random-v1:{key}".encode()).digest()[:4], "little")
-        n = np.random.RandomState(seed).standard_normal(shape)
-        match key.rpartition(".")[2], key:
-            case "num_batches_tracked", _:
-                state[key] = torch.tensor(0)
-                continue
-            case "running_mean", _:
-                value = 0.1 * n
-            case "running_var", _:
-                value = 1 + 0.2 * np.abs(n)
-            case "bias", "fc.bias":
-                value = 0.1 * n
-            case "bias", _:
-                value = 0.1 * n - 0.1
-            case _, "fc.weight":
-                value = n / np.sqrt(2048)
-            case _ if key.endswith("bn.weight"):
-                value = 1.2 * (1 + 0.1 * n)
-            case _:
-                value = n * np.sqrt(2 / np.prod(shape[1:]))
-        state[key] = torch.from_numpy(np.asarray(value, dtype=np.float32))
-    return state
-
-
-def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """Returns sha256 over all names in order, each followed by the tensor's bytes."""
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        digest.update(key.encode())
-        digest.update(state[key].contiguous().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadedInception:
-    """The network with what its weights are."""
-
-    network: Inception
-    sha256: str
-    trained: bool  # False: seeded, untrained weights
-
-
-def find_weights(path: str | Path | None = None) -> Path:
-    """Returns the weights file: the one that was named, else one in ovbench's cache or in torch hub's folder.
-
-    Raises:
-        DataError: There is none.
-    """
-    if path is not None:
-        return Path(path).expanduser()
-    folders = (cache_dir() / "weights", Path(torch.hub.get_dir()) / "checkpoints")
-    for folder in folders:
-        for name in WEIGHT_FILES:
-            if (folder / name).is_file():
-                return folder / name
-    raise DataError(
-        f"the weights of the FID network are not on this machine: '{WEIGHT_FILES[0]}' "
-        f"(sha256 begins with {SHA256_PREFIX})",
-        where=" or ".join(str(folder) for folder in folders),
-        fix=f"get {_URL}{WEIGHT_FILES[0]} and put it into {folders[0]}, or name the file: --weights PATH",
-    )
-
-
-def load_inception(weights: str | Path | None = None, *, fold: bool = True) -> LoadedInception:
-    """Returns the network with the 2015 weights.
-
-    Args:
-        weights: A file; None: see `find_weights`; `random`: seeded, untrained weights.
-        fold: Put the batch norms into the convolutions; without it the network is computed as it was published.
-
-    Raises:
-        DataError: The file is absent, damaged, or another network's.
-        ConfigError: The file is of a kind that holds code.
-    """
-    if str(weights) == RANDOM:
-        state = random_state()
-        digest, where, trained = state_sha256(state), RANDOM, False
-    else:
-        path = find_weights(weights)
-        if path.suffix.lower() in (".pkl", ".pickle"):
-            raise ConfigError(
-                f"'{path.name}' is a pickle, which can run code, and is not opened",
-                where=str(path),
-                fix=f"use {WEIGHT_FILES[0]}: the same network",
-            )
-        if not path.is_file():
-            raise DataError(
-                f"no such file '{path.name}'", where=str(path.parent), fix=f"name the file {WEIGHT_FILES[0]}"
-            )
-        digest, where, trained = file_sha256(path), str(path), True
-        if not digest.startswith(SHA256_PREFIX):
-            raise DataError(
-                f"'{path.name}' is not the FID network: sha256 {digest[:12]}…, expected {SHA256_PREFIX}…",
-                where=where,
-                fix=f"get {_URL}{WEIGHT_FILES[0]}; torchvision's own Inception is another network",
-            )
-        state = read_state(path)
-    with torch.device("meta"):
-        network = Inception()
-    network = network.to_empty(device="cpu")
-    _load_strict(network, state, where)
-    check_finite(network, where=where)
-    if fold:
-        network.fold()
-    return LoadedInception(network=network.to(memory_format=torch.channels_last), sha256=digest, trained=trained)
-
-
-def _load_strict(network: Inception, state: Mapping[str, Tensor], where: str) -> None:
-    own = network.state_dict()
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    other = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
-    if missing or extra or other:
-        raise DataError(
-            f"the weights do not fit the FID network: {len(missing)} tensors missing, {len(extra)} unknown, "
-            f"{len(other)} of another shape, first '{(missing + extra + sorted(other))[0]}'",
-            where=where,
-            fix=f"use {WEIGHT_FILES[0]}",
-        )
-    network.load_state_dict(dict(state))

@@ -1,5 +1,6 @@
-"""The resizes of the FID family, each under its own name: batches of pictures in, float32 grey levels out, nothing rounded
-unless the name says so. Normalisation is not done here.
+"""The resizes of the FID family, each under its own name: batches of pictures in, grey levels in float32 out.
+
+Nothing is rounded unless the name says so, and nothing is normalised.
 
 Every function takes a batch [B, 3, H, W] (uint8, or floating point in 0…255) and the side of the square it returns,
 [B, 3, S, S] in float32, 0…255. Which one scored is part of every result: they are different metrics.
