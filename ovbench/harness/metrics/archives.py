@@ -1,4 +1,4 @@
-"""Zip and npz files of others, opened with care: damage is said, numbers are not loaded to learn their shape, no pickle."""
+"""Zip and npz files of others, opened with care: damage is said, no pickle runs, shapes cost no numbers."""
 
 from __future__ import annotations
 

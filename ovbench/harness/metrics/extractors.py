@@ -26,7 +26,7 @@ from ovbench.encoders.modeling.frozen import check_device
 from ovbench.encoders.registry import load_encoder, parse_encoder, with_options
 from ovbench.harness.metrics.inception import INPUT_PX, LAYERS, NETWORK
 from ovbench.harness.metrics.inception_weights import RANDOM, Precision, full_float32, load_inception
-from ovbench.harness.metrics.resizing import RESIZES, convention
+from ovbench.harness.metrics.resizing import RESIZES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +70,7 @@ class ExtractorInfo:
         return {
             "network": self.network,
             "weights_sha256": self.weights_sha256,
-            "resize": convention(self.resize),
+            "resize": self.resize,
             "quantisation": self.quantisation,
             "normalisation": self.normalisation,
             "precision": self.precision,
@@ -134,7 +134,6 @@ class _InceptionMode:
     """One implementation's way to the 2015 network."""
 
     resize: str
-    resize_cpu: str = ""  # where the processor has an exact form of its own
     centre: float = 128.0  # x → (x - centre) / centre
 
 
@@ -142,7 +141,7 @@ _INCEPTION: Mapping[str, _InceptionMode] = MappingProxyType(
     {
         "inception-tf": _InceptionMode(resize="tf1-bilinear"),
         "inception-pytorchfid": _InceptionMode(resize="torch-bilinear", centre=127.5),
-        "inception-clean": _InceptionMode(resize="torch-bicubic-antialias", resize_cpu="pil-bicubic"),
+        "inception-clean": _InceptionMode(resize="pil-bicubic"),
         "inception-torchmetrics": _InceptionMode(resize="torch-bilinear-antialias"),
     }
 )
@@ -150,8 +149,7 @@ _INCEPTION: Mapping[str, _InceptionMode] = MappingProxyType(
 
 def _inception(request: _Request) -> Extractor:
     mode = _INCEPTION[request.name]
-    own = mode.resize_cpu if request.device.type == "cpu" and mode.resize_cpu else mode.resize
-    resize_name = request.resize or own
+    resize_name = request.resize or mode.resize
     resize = lookup(RESIZES, resize_name, kind="resize", where="--resize")
     loaded = load_inception(request.weights, fast=request.fast, device=request.device, precision=request.precision)
     layers = request.layers or tuple(LAYERS)
@@ -166,7 +164,7 @@ def _inception(request: _Request) -> Extractor:
     return Extractor(
         info=ExtractorInfo(
             name=request.name,
-            network=NETWORK,
+            network=NETWORK if loaded.trained else f"{NETWORK}, untrained",
             trained=loaded.trained,
             weights_sha256=loaded.sha256,
             resize=resize_name,
@@ -280,7 +278,7 @@ def _efficientnet(request: _Request) -> Extractor:
     return Extractor(
         info=ExtractorInfo(
             name=request.name,
-            network="efficientnet-lite0",
+            network="efficientnet-lite0" if trained else "efficientnet-lite0, untrained",
             trained=trained,
             weights_sha256=digest if trained else info.weights_digest,
             resize="torch-bicubic-antialias",

@@ -1,7 +1,6 @@
-"""Statistics that generated pictures are compared with, as named objects: read in every published layout, checked, and
-never mixed with what they do not fit.
+"""Statistics that generated pictures are compared with, as named objects: read in every published layout and checked.
 
-Written are only files of ovbench's own format, with all that must be known to use them again.
+They are never mixed with what they do not fit. Written is ovbench's own format only, with all that a later use needs.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from ovbench.encoders.modeling.sources import read_state
 from ovbench.harness.metrics.archives import open_zip, read_array, read_array_header
 from ovbench.harness.metrics.extractors import ExtractorInfo
 from ovbench.harness.metrics.inception import NETWORK
-from ovbench.harness.metrics.resizing import convention
 
 FORMAT = "ovbench-statistics-1"
 Purpose = Literal["generation", "reconstruction"]
@@ -34,9 +32,7 @@ _TOLERANCE = 1e-6
 _log = logging.getLogger(__name__)
 _ASK = "make the statistics again from the pictures, or get the file again"
 _CLEAN_MODES = {"clean": "pil-bicubic", "legacy_tensorflow": "tf1-bilinear", "legacy_pytorch": "torch-bilinear"}
-_CLEAN_NAME = re.compile(
-    r"_(clean|legacy_tensorflow|legacy_pytorch)(?:_(.+))?_(?:train|test|trainfull|custom|[^_]+)_[^_]+$"
-)
+_CLEAN_NAME = re.compile(r"_(clean|legacy_tensorflow|legacy_pytorch)(_clip_vit_b_32)?_[^_]+_[^_]+$")  # mode, network
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -231,7 +227,10 @@ def _own_fields(archive: zipfile.ZipFile, names: set[str], path: Path, name: str
     fields: dict[str, Any] = {key: text(key) or None for key in _TEXTS}
     if fields["purpose"] not in (None, *get_args(Purpose)):
         raise DataError(f"unknown purpose '{fields['purpose']}'", where=str(path), fix=_ASK)
-    count = int(read_array(archive, "n")) if "n" in names else 0
+    try:
+        count = int(read_array(archive, "n")) if "n" in names else 0
+    except (TypeError, ValueError) as error:
+        raise DataError("'n' is not one whole number", where=str(path), fix=_ASK) from error
     fields |= {"layout": "ovbench", "n": count or None, "name": name or text("name") or path.stem}
     if digest := text("features_sha256"):
         fields["features"] = _read_features(path, digest, count)
@@ -343,7 +342,7 @@ def check_match(reference: Reference, info: ExtractorInfo) -> list[str]:
             )
     pairs = (
         ("network", reference.network, info.network),
-        ("resize", reference.resize and convention(reference.resize), convention(info.resize)),
+        ("resize", reference.resize, info.resize),
         ("weights", reference.weights_sha256, info.weights_sha256),
     )
     warnings: list[str] = []

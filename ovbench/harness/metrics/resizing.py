@@ -96,13 +96,41 @@ def torch_bilinear_antialias(images: Tensor, size: int) -> Tensor:
 
 
 def torch_bicubic_antialias(images: Tensor, size: int) -> Tensor:
-    """Resizes bicubically with antialiasing on the batch's device and clips to 0…255.
+    """Resizes with torch's bicubic kernel and antialiasing, and clips to 0…255.
 
-    Equal to `pil_bicubic`, and so to clean-fid, within 0.0025 grey levels.
+    Near to `pil_bicubic`, but not equal: torch rounds positions to float32, which moves grey levels by up to 0.01.
     """
     _check(images, size)
     x = F.interpolate(images.float(), size=(size, size), mode="bicubic", align_corners=False, antialias=True)
     return x.clamp_(0, 255)
+
+
+@lru_cache(maxsize=32)
+def _pil_matrix(length: int, size: int, device: torch.device) -> Tensor:
+    """Returns PIL's antialiased bicubic kernel (a = -0.5) as a matrix [S, length], made in float64."""
+    scale = length / size
+    stretch = max(scale, 1.0)
+    centre = (np.arange(size) + 0.5) * scale
+    first = np.maximum((centre - 2 * stretch + 0.5).astype(np.int64), 0)[:, None]
+    last = np.minimum((centre + 2 * stretch + 0.5).astype(np.int64), length)[:, None]
+    position = np.arange(length)[None]
+    t = np.abs((position - centre[:, None] + 0.5) / stretch)
+    near = (1.5 * t - 2.5) * t * t + 1
+    far = ((-0.5 * t + 2.5) * t - 4) * t + 2
+    weights = np.where(t < 1, near, np.where(t < 2, far, 0)) * ((position >= first) & (position < last))
+    weights /= weights.sum(axis=1, keepdims=True)
+    return torch.from_numpy(weights.astype(np.float32)).to(device)
+
+
+def pil_bicubic_matmul(images: Tensor, size: int) -> Tensor:
+    """Resizes as `pil_bicubic`, and so as clean-fid, by two matrix products on the batch's device.
+
+    Within 0.0025 grey levels (observed: 2e-4).
+    """
+    _check(images, size)
+    x = images.float()
+    columns, rows = _pil_matrix(x.shape[3], size, x.device), _pil_matrix(x.shape[2], size, x.device)
+    return (rows @ (x.contiguous() @ columns.T)).clamp_(0, 255)
 
 
 def pil_bicubic(images: Tensor, size: int) -> Tensor:
@@ -137,15 +165,8 @@ RESIZES: Mapping[str, Resize] = MappingProxyType(
         "tf1-bilinear": tf1_bilinear,
         "torch-bilinear": torch_bilinear,
         "torch-bilinear-antialias": torch_bilinear_antialias,
-        "pil-bicubic": pil_bicubic,
         "torch-bicubic-antialias": torch_bicubic_antialias,
+        "pil-bicubic": pil_bicubic_matmul,
         "pil-bicubic-u8": pil_bicubic_u8,
     }
 )
-# Two codes of one convention: statistics made with one may be compared with those of the other.
-SAME_CONVENTION: Mapping[str, str] = MappingProxyType({"torch-bicubic-antialias": "pil-bicubic"})
-
-
-def convention(resize: str) -> str:
-    """Returns the name under which resizes are compared: the device's form of PIL's bicubic counts as PIL's."""
-    return SAME_CONVENTION.get(resize, resize)
