@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -108,8 +107,9 @@ class ZipReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with open_zip(path) as archive:
-            self._names = sorted({name for name in archive.namelist() if _is_picture(name)})
+        # Open for as long as the reader lives: pictures are loaded by threads after `items` has ended.
+        self._archive = open_zip(path)
+        self._names = sorted({name for name in self._archive.namelist() if _is_picture(name)})
 
     def __len__(self) -> int:
         return len(self._names)
@@ -120,20 +120,14 @@ class ZipReader:
 
     def items(self, start: int, stop: int) -> Iterator[Item]:
         """Yields the members."""
-        with open_zip(self._path) as archive:
-            lock = threading.Lock()
+        for name in self._names[start:stop]:
+            yield Item(name, lambda name=name: self._member(name))
 
-            def member(name: str) -> bytes:
-                try:
-                    with lock:
-                        return archive.read(name)
-                except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
-                    raise DataError(f"the member is damaged: {error}", where=name) from error
-                except Exception as error:  # zlib.error and its like on damaged data
-                    raise DataError(f"the member is damaged: {error}", where=name) from error
-
-            for name in self._names[start:stop]:
-                yield Item(name, lambda name=name: member(name))
+    def _member(self, name: str) -> bytes:
+        try:
+            return self._archive.read(name)
+        except Exception as error:  # BadZipFile, zlib.error, EOFError, RuntimeError for an encrypted one
+            raise DataError(f"the member is damaged: {error}", where=name) from error
 
 
 class NpzReader:

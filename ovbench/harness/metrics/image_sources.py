@@ -206,11 +206,12 @@ class ImageSource:
         sizes = Counter(item.pixels.shape[:2] for item in opening if isinstance(item, _Decoded))
         if sizes:
             report.size = sizes.most_common(1)[0][0]
-        for item in itertools.chain(opening, stream):
+        everything = itertools.chain(opening, stream)
+        for item in everything:
             usable = self._judge(item, report)
             if usable is None:
                 if len(report.bad) > self.skip_bad:
-                    self._refuse(stream, report)
+                    self._refuse(everything, report)
                 continue
             waiting.append(usable)
             if len(waiting) == batch_size:

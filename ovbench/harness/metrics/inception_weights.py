@@ -7,6 +7,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +41,7 @@ def full_float32() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
 
 
+@cache
 def random_state() -> dict[str, Tensor]:
     """Returns the seeded, untrained weights of `tests/golden/inception_random.json`: for tests, never for a score."""
     state: dict[str, Tensor] = {}
