@@ -200,7 +200,8 @@ def test_bad_pictures_are_named_and_refused(tmp_path: Path) -> None:
     assert what.startswith("7 of 18 pictures cannot be scored: ")
     for part in (
         "c/grey.png: grey", "c/alpha.png: RGB with alpha", "c/deep.png: 16-bit grey",
-        "c/cut.png: the picture is truncated", "c/empty.png: the picture is empty", "c/text.png: the picture is in no format",
+        "c/cut.png: the picture is truncated", "c/empty.png: the picture is empty",
+        "c/text.png: the picture is in no format",
         "c/wide.png: 30×24 pixels among 24×24",
     ):  # fmt: skip
         assert part in what

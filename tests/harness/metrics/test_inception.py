@@ -85,7 +85,7 @@ def test_the_spatial_layer_is_the_output_of_branch1x1_in_the_order_of_the_graph(
     theirs: FeatureExtractorInceptionV3,
 ) -> None:
     kept: list[Tensor] = []
-    handle = theirs.Mixed_6d.branch1x1.register_forward_hook(lambda _module, _args, out: kept.append(out))
+    handle = theirs.Mixed_6d.branch1x1.register_forward_hook(lambda *seen: kept.append(seen[2]))
     with torch.inference_mode():
         theirs(nchw(golden_pictures("256")))
     handle.remove()
