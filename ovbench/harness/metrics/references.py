@@ -16,7 +16,7 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
-import ovbench
+from ovbench import __version__
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.files import atomic_write_bytes
 from ovbench._base.fingerprint import file_sha256
@@ -283,7 +283,7 @@ def write_reference(path: Path, reference: Reference) -> None:
         "sigma": reference.pool.sigma.astype(np.float64),
         **{key: getattr(reference, key) or "" for key in _TEXTS},
     }
-    arrays["tool_version"] = ovbench.__version__
+    arrays["tool_version"] = __version__
     if reference.spatial is not None:
         arrays |= {"mu_s": reference.spatial.mu, "sigma_s": reference.spatial.sigma}
     if reference.features is not None:
