@@ -312,6 +312,9 @@ class ImageSource:
 
 def _not_rgb(data: bytes) -> str:
     """Returns what a file is instead of 8-bit RGB; empty where it is that, or where it cannot be told."""
+    # Trap: Pillow opens a PNG of 16 bits per channel as RGB and drops the lower halves. Its header tells.
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:26] in (b"\x10\x02", b"\x10\x06"):
+        return "16-bit RGB"
     try:
         with Image.open(BytesIO(data)) as picture:
             mode = picture.mode

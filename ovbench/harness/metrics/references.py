@@ -70,6 +70,7 @@ class Reference:
     file_sha256: str | None = None
     pictures: int = 0  # that the file itself holds (ADM's 10,000, for precision and recall); never what mu is of
     features: np.ndarray | None = field(default=None, repr=False)  # [N, D] float32, memory-mapped
+    radii_k3: np.ndarray | None = field(default=None, repr=False)  # [N] float32, squared, ADM's; of those features
 
     def __post_init__(self) -> None:
         check_gaussian(self.pool, where=f"{self.name}: mu, sigma")
@@ -232,6 +233,10 @@ def _own_fields(archive: zipfile.ZipFile, names: set[str], path: Path, name: str
     except (TypeError, ValueError) as error:
         raise DataError("'n' is not one whole number", where=str(path), fix=_ASK) from error
     fields |= {"layout": "ovbench", "n": count or None, "name": name or text("name") or path.stem}
+    if "radii_k3" in names:
+        fields["radii_k3"] = radii = read_array(archive, "radii_k3")
+        if radii.shape != (count,) or not np.isfinite(radii).all():
+            raise DataError(f"the radii {list(radii.shape)} are not of {count} pictures", where=str(path), fix=_ASK)
     if digest := text("features_sha256"):
         fields["features"] = _read_features(path, digest, count)
     return fields
@@ -286,6 +291,8 @@ def write_reference(path: Path, reference: Reference) -> None:
     arrays["tool_version"] = __version__
     if reference.spatial is not None:
         arrays |= {"mu_s": reference.spatial.mu, "sigma_s": reference.spatial.sigma}
+    if reference.radii_k3 is not None:
+        arrays["radii_k3"] = reference.radii_k3.astype(np.float32)
     if reference.features is not None:
         stream = BytesIO()
         np.save(stream, np.asarray(reference.features, dtype=np.float32), allow_pickle=False)

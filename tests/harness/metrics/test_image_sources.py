@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -233,6 +235,20 @@ def test_conversion_has_to_be_asked_for_and_is_reported(tmp_path: Path) -> None:
     assert np.array_equal(images[-1], np.repeat(drawn(1)[0, :, :, :1], 3, axis=2))
     assert images[-2].max() > 200  # 16 bits became 8, not white
     assert 50 < images[-2].mean() < 200
+
+
+def test_a_png_of_16_bits_per_channel_is_not_taken_for_8(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    pixels = zlib.compress((b"\0" + b"\x12\x34" * 12) * 4)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    assert Image.open(BytesIO(data)).mode == "RGB"
+    path = write_folder(tmp_path, {"deep.png": data})
+    with pytest.raises(DataError, match="deep.png: 16-bit RGB"):
+        read(ImageSource(path))
+    assert (read(ImageSource(path, convert=True)) == 0x12).all()
 
 
 def test_an_odd_picture_at_the_front_is_the_odd_one(tmp_path: Path) -> None:

@@ -144,6 +144,16 @@ def test_features_lie_beside_and_are_mapped(tmp_path: Path) -> None:
         read_reference(tmp_path / "a.npz")
 
 
+def test_radii_are_kept_and_must_be_of_as_many_pictures(tmp_path: Path) -> None:
+    write_reference(tmp_path / "a.npz", own(radii_k3=np.arange(50.0)))
+    found = read_reference(tmp_path / "a.npz").radii_k3
+    assert found is not None
+    assert found.tolist() == list(range(50))
+    write_reference(tmp_path / "a.npz", own(radii_k3=np.arange(49.0)))
+    with pytest.raises(DataError, match=r"the radii \[49\] are not of 50 pictures"):
+        read_reference(tmp_path / "a.npz")
+
+
 def test_missing_features_are_said_and_the_statistics_stay_useful(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
