@@ -1,0 +1,208 @@
+"""Precision, recall, density and coverage: how two sets of features overlap, by balls around nearest neighbours.
+
+Sources: Kynkäänniemi et al., Improved Precision and Recall Metric for Assessing Generative Models (arXiv:1904.06991),
+equations 1 and 2; Naeem et al., Reliable Fidelity and Diversity Metrics for Generative Models (arXiv:2002.09797),
+equations 3 and 5. Reference code: openai/guided-diffusion `evaluations/evaluator.py` (ManifoldEstimator),
+torch-fidelity 0.4.0 `metric_prc.py`, prdc 0.2.
+
+Distances are squared and come in tiles, so memory does not grow with the sets and no result depends on the tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from ovbench._base.errors import ConfigError
+from ovbench.harness.metrics.moments import Features, check_count, check_features, check_same_dim, to_float64
+
+Convention = Literal["adm", "torch-fidelity", "prdc"]
+DistanceDtype = Literal["float32", "float64", "float16_adm"]
+
+_HALF_MAX = 65504.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrecisionRecall:
+    """Precision and recall as fractions, with the convention; sizes differ on purpose in the ADM protocol."""
+
+    precision: float
+    recall: float
+    f_score: float  # 2 P R / max(1e-5, P + R), as torch-fidelity prints it
+    convention: Convention
+    k: int
+    num_reference: int
+    num_generated: int
+    distance_dtype: DistanceDtype  # what was used: float16_adm becomes float32 where half precision would overflow
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DensityCoverage:
+    """Density (can exceed 1) and coverage (a fraction), with balls around the reference alone."""
+
+    density: float
+    coverage: float
+    k: int
+    num_reference: int
+    num_generated: int
+
+
+class _Rows:
+    """Rows of a set and their squared norms, in the dtype of the distances."""
+
+    def __init__(self, features: torch.Tensor, dtype: DistanceDtype) -> None:
+        if dtype == "float16_adm":
+            # Half-precision values and results, sums in float32: what tensor cores and TensorFlow's half GEMM do.
+            self.values = features.half().float()
+            self.norms = self.values.square().sum(dim=1).half().float()
+        else:
+            self.values = features.to(torch.float64 if dtype == "float64" else torch.float32)
+            self.norms = self.values.square().sum(dim=1)
+        self.half = dtype == "float16_adm"
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def distances(self, other: _Rows, row: int, column: int, block: int) -> torch.Tensor:
+        """Returns |u|^2 - 2 u.v + |v|^2, cut at 0, for one tile, [<= block, <= block]."""
+        u, v = self.values[row : row + block], other.values[column : column + block]
+        norms_u, norms_v = self.norms[row : row + block, None], other.norms[None, column : column + block]
+        if self.half:
+            product = (u @ v.T).half().float()
+            return ((norms_u - 2 * product).half().float() + norms_v).half().float().clamp_min(0.0)
+        return torch.baddbmm(norms_u + norms_v, u[None], v.T[None], alpha=-2.0)[0].clamp_min_(0.0)
+
+
+def _starts(rows: _Rows, block: int) -> Iterator[int]:
+    return iter(range(0, len(rows), block))
+
+
+def _radii(rows: _Rows, k: int, block: int) -> torch.Tensor:
+    """Returns the squared distance of each row to its k-th neighbour, [n]; the row itself counts as the 0-th."""
+    radii: list[torch.Tensor] = []
+    for row in _starts(rows, block):
+        nearest: torch.Tensor | None = None
+        for column in _starts(rows, block):
+            tile = rows.distances(rows, row, column, block)
+            found = tile.topk(min(k + 1, tile.shape[1]), dim=1, largest=False).values
+            if nearest is not None:
+                found = torch.cat([nearest, found], dim=1)
+                found = found.topk(min(k + 1, found.shape[1]), dim=1, largest=False).values
+            nearest = found
+        assert nearest is not None
+        radii.append(nearest.amax(dim=1))
+    return torch.cat(radii)
+
+
+def _inside(
+    centres: _Rows, radii: torch.Tensor, points: _Rows, block: int, *, strict: bool
+) -> tuple[torch.Tensor, ...]:
+    """Returns how many balls hold each point, [m], and how many points each ball holds, [n]."""
+    per_point = torch.zeros(len(points), dtype=torch.int64, device=radii.device)
+    per_ball = torch.zeros(len(centres), dtype=torch.int64, device=radii.device)
+    for row in _starts(centres, block):
+        limit = radii[row : row + block, None]
+        for column in _starts(points, block):
+            tile = centres.distances(points, row, column, block)
+            held = tile < limit if strict else tile <= limit
+            per_point[column : column + block] += held.sum(dim=0)
+            per_ball[row : row + block] += held.sum(dim=1)
+    return per_point, per_ball
+
+
+def _prepare(
+    reference: Features,
+    generated: Features,
+    k: int,
+    block: int,
+    dtype: DistanceDtype,
+    device: torch.device | str | None,
+) -> tuple[_Rows, _Rows, DistanceDtype]:
+    if dtype not in ("float32", "float64", "float16_adm"):
+        raise ConfigError(
+            f"unknown distance_dtype {dtype!r}", where="distance_dtype", fix="float32, float64 or float16_adm"
+        )
+    check_features(reference, "reference", min_rows=2)
+    check_features(generated, "generated", min_rows=2)
+    check_same_dim(reference, generated, "reference, generated")
+    smallest = min(len(reference), len(generated))
+    check_count(k, "k", low=1, high=smallest - 1, why="each row needs k neighbours in its own set")
+    check_count(block, "block", low=1)
+    ref, gen = to_float64(reference, device), to_float64(generated, device)
+    if dtype == "float16_adm":
+        largest = float(torch.cat([ref.square().sum(dim=1), gen.square().sum(dim=1)]).max())
+        if 4.0 * largest > _HALF_MAX:  # no distance exceeds four times the largest squared norm
+            dtype = "float32"
+    return _Rows(ref, dtype), _Rows(gen, dtype), dtype
+
+
+def precision_recall(
+    reference: Features,
+    generated: Features,
+    *,
+    k: int = 3,
+    convention: Convention = "adm",
+    distance_dtype: DistanceDtype = "float32",
+    block: int = 4096,
+    device: torch.device | str | None = None,
+) -> PrecisionRecall:
+    """Returns precision and recall of a generated set against a reference, [n, d] and [m, d].
+
+    The radius of a ball is the distance to the k-th neighbour in the centre's own set. Precision is the share of
+    generated rows inside any reference ball, recall the share of reference rows inside any generated ball.
+
+    - `adm`: a point on the surface is inside (`<=`). Its protocol takes Inception pool_3, k = 3, the 10,000 images of
+      the reference file and all 50,000 samples.
+    - `torch-fidelity`: the same rule; its arguments are (generated, reference), here they are named.
+    - `prdc`: a point on the surface is outside (`<`); differs on ties alone.
+
+    `float16_adm` repeats ADM's half-precision distances up to about 2/n (its sums depend on the device). ADM falls back
+    to float32 where a block of 10,000 overflows; here the whole call does as soon as overflow is possible, so that no
+    result depends on blocks.
+
+    Args:
+        reference: Real features.
+        generated: Generated features.
+        k: Neighbours.
+        convention: Whose rule.
+        distance_dtype: Precision of the distances.
+        block: Side of a tile; memory alone depends on it.
+        device: Where to compute; None is where the arrays are.
+    """
+    if convention not in ("adm", "torch-fidelity", "prdc"):
+        raise ConfigError(f"unknown convention {convention!r}", where="convention", fix="adm, torch-fidelity or prdc")
+    ref, gen, used = _prepare(reference, generated, k, block, distance_dtype, device)
+    strict = convention == "prdc"
+    held_generated, _ = _inside(ref, _radii(ref, k, block), gen, block, strict=strict)
+    held_reference, _ = _inside(gen, _radii(gen, k, block), ref, block, strict=strict)
+    precision = float((held_generated > 0).double().mean())
+    recall = float((held_reference > 0).double().mean())
+    return PrecisionRecall(
+        precision=precision, recall=recall, f_score=2 * precision * recall / max(1e-5, precision + recall),
+        convention=convention, k=k, num_reference=len(ref), num_generated=len(gen), distance_dtype=used,
+    )  # fmt: skip
+
+
+def density_coverage(
+    reference: Features,
+    generated: Features,
+    *,
+    k: int = 5,
+    distance_dtype: DistanceDtype = "float32",
+    block: int = 4096,
+    device: torch.device | str | None = None,
+) -> DensityCoverage:
+    """Returns density and coverage, [n, d] and [m, d], as the prdc package defines them.
+
+    density = 1 / (k m) sum over generated rows of the number of reference balls that hold it (strictly);
+    coverage = share of reference balls that hold at least one generated row.
+    """
+    ref, gen, _ = _prepare(reference, generated, k, block, distance_dtype, device)
+    per_point, per_ball = _inside(ref, _radii(ref, k, block), gen, block, strict=True)
+    return DensityCoverage(
+        density=float(per_point.sum()) / (k * len(gen)), coverage=float((per_ball > 0).double().mean()), k=k,
+        num_reference=len(ref), num_generated=len(gen),
+    )  # fmt: skip
