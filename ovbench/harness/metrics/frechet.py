@@ -22,6 +22,7 @@ from ovbench.harness.metrics.moments import (
     check_count,
     check_features,
     check_same_dim,
+    gram,
     to_float64,
 )
 
@@ -149,7 +150,7 @@ def factor(stats: Gaussian) -> torch.Tensor:
 
 
 def sqrt_sum(symmetric: torch.Tensor) -> float:
-    """Returns the sum of the square roots of the eigenvalues of a positive semidefinite matrix, rounding below 0 cut."""
+    """Returns the sum of the roots of the eigenvalues of a positive semidefinite matrix; rounding below 0 is 0."""
     return float(torch.linalg.eigvalsh(symmetric).clamp_min(0.0).sqrt().sum())
 
 
@@ -158,12 +159,12 @@ def trace_sqrt(first: Gaussian, second: Gaussian) -> tuple[float, Solver]:
 
     tr (S1 S2)^(1/2) is the sum of the singular values of F1^T F2 for any F with F F^T = S. It is real and finite for
     every positive semidefinite pair, singular ones included. Where both n exceed d and both Cholesky factors exist,
-    the eigenvalues of L1^T S2 L1 are the squares of those singular values and cost a quarter of the time.
+    the eigenvalues of M^T M with M = L1^T L2 are the squares of those singular values and cost a quarter of the time.
     """
     lower1 = cholesky(first)
     lower2 = cholesky(second) if lower1 is not None else None
     if lower1 is not None and lower2 is not None:
-        return sqrt_sum(lower1.T @ second.sigma @ lower1), "cholesky-eigvalsh"
+        return sqrt_sum(gram(lower1.T @ lower2)), "cholesky-eigvalsh"
     return float(singular_values(factor(first).T @ factor(second)).sum()), "svd-of-factors"
 
 
@@ -207,17 +208,28 @@ def frechet_distance(
 def assemble(first: Gaussian, second: Gaussian, root: float, solver: Solver) -> FrechetResult:
     """Returns the distance from its trace term."""
     mean_term = float((first.mu - second.mu).square().sum())
-    trace1, trace2 = float(first.sigma.trace()), float(second.sigma.trace())
-    value = mean_term + trace1 + trace2 - 2 * root
+    traces = float(first.sigma.trace()), float(second.sigma.trace())
+    return _result(mean_term, traces, root, solver, (first.n, second.n), len(first.mu))
+
+
+def _result(
+    mean_term: float,
+    traces: tuple[float, float],
+    root: float,
+    solver: Solver,
+    counts: tuple[int | None, int | None],
+    dim: int,
+) -> FrechetResult:
+    value = mean_term + traces[0] + traces[1] - 2 * root
     flags = ["negative"] if value < NEGATIVE else []
-    for label, stats in (("n1", first), ("n2", second)):
-        if stats.n is None:
+    for label, count in zip(("n1", "n2"), counts, strict=True):
+        if count is None:
             flags.append(f"{label}-unknown")
-        elif stats.n < len(stats.mu):
+        elif count < dim:
             flags.append(f"{label}-below-dim")
     return FrechetResult(
-        value=value, mean_term=mean_term, trace1=trace1, trace2=trace2, trace_sqrt=root, solver=solver,
-        n1=first.n, n2=second.n, flags=tuple(flags),
+        value=value, mean_term=mean_term, trace1=traces[0], trace2=traces[1], trace_sqrt=root, solver=solver,
+        n1=counts[0], n2=counts[1], flags=tuple(flags),
     )  # fmt: skip
 
 
@@ -253,12 +265,8 @@ def frechet_from_features(
     (mean1, rows1), (mean2, rows2) = parts
     root = float(singular_values(rows1 @ rows2.T).sum())
     mean_term = float((mean1 - mean2).square().sum())
-    trace1, trace2 = float(rows1.square().sum()), float(rows2.square().sum())
-    value = mean_term + trace1 + trace2 - 2 * root
-    return FrechetResult(
-        value=value, mean_term=mean_term, trace1=trace1, trace2=trace2, trace_sqrt=root, solver="svd-of-data",
-        n1=len(first), n2=len(second), flags=(*(["negative"] if value < NEGATIVE else []), "n1-below-dim", "n2-below-dim"),
-    )  # fmt: skip
+    traces = float(rows1.square().sum()), float(rows2.square().sum())
+    return _result(mean_term, traces, root, "svd-of-data", (len(first), len(second)), dim)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

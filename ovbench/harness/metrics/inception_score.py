@@ -29,7 +29,7 @@ class InceptionScore:
 
 
 def _split_score(logits: torch.Tensor) -> float:
-    """exp of the mean over rows of sum_c p_c (log p_c - log mean p_c); p_c = 0 contributes 0, never NaN."""
+    """Returns exp of the mean over rows of sum_c p_c (log p_c - log mean p_c); p_c = 0 contributes 0, never NaN."""
     log_p = logits.log_softmax(dim=1)
     log_marginal = log_p.logsumexp(dim=0) - np.log(len(logits))
     terms = log_p.exp() * (log_p - log_marginal)

@@ -1,8 +1,8 @@
 """95% intervals for scores of generated sets: a block jackknife for Fréchet distances, a bootstrap for image means.
 
 The reference is held fixed, as every protocol does: an interval says how far another generated set of the same size
-would move the score, not another reference. Block jackknife: Efron & Tibshirani, An Introduction to the Bootstrap, 1993,
-chapter 11; Shao & Tu, The Jackknife and Bootstrap, 1995, section 2.3.
+would move the score, not another reference. Block jackknife: Efron & Tibshirani, An Introduction to the Bootstrap,
+1993, chapter 11; Shao & Tu, The Jackknife and Bootstrap, 1995, section 2.3.
 """
 
 from __future__ import annotations

@@ -37,10 +37,13 @@ def check_features(features: Features, name: str, *, min_rows: int = 1) -> None:
         raise DataError(f"the features must be real numbers, got {features.dtype}", where=name)
     if shape[0] < min_rows:
         raise DataError(f"at least {min_rows} rows are needed, got {shape[0]}", where=name, fix="score more images")
-    finite = torch.isfinite(features).all(dim=1) if is_tensor else np.isfinite(features).all(axis=1)
-    num_bad = shape[0] - int(finite.sum())
+    if isinstance(features, torch.Tensor):
+        finite = torch.isfinite(features).all(dim=1).cpu().numpy()
+    else:
+        finite = np.isfinite(features).all(axis=1)
+    num_bad = int(np.count_nonzero(~finite))
     if num_bad:
-        first = int((~finite).nonzero()[0].item() if is_tensor else np.flatnonzero(~finite)[0])
+        first = int(np.flatnonzero(~finite)[0])
         raise DataError(
             f"{num_bad} of {shape[0]} rows hold NaN or infinity, the first is row {first}",
             where=name,
@@ -50,7 +53,7 @@ def check_features(features: Features, name: str, *, min_rows: int = 1) -> None:
 
 def to_float64(features: Features, device: torch.device | str | None = None) -> torch.Tensor:
     """Returns the features as a float64 tensor on `device`; None leaves a tensor where it is."""
-    tensor = features if isinstance(features, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(features))
+    tensor = features if isinstance(features, torch.Tensor) else torch.from_numpy(np.array(features, dtype=np.float64))
     return tensor.detach().to(device=device if device is not None else tensor.device, dtype=torch.float64)
 
 
