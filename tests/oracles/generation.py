@@ -1,4 +1,4 @@
-"""Slow, obvious scores of generated images: NumPy and SciPy loops, written without looking at `ovbench/harness/metrics`.
+"""Slow, obvious scores of generated images: NumPy loops, written without looking at `ovbench/harness/metrics`.
 
 Also the golden files of the generation metrics, which all of their tests read.
 """

@@ -5,16 +5,18 @@ equations 1 and 2; Naeem et al., Reliable Fidelity and Diversity Metrics for Gen
 equations 3 and 5. Reference code: openai/guided-diffusion `evaluations/evaluator.py` (ManifoldEstimator),
 torch-fidelity 0.4.0 `metric_prc.py`, prdc 0.2.
 
-Distances are squared and come in tiles, so memory does not grow with the sets and no result depends on the tile.
+Distances are squared and come in tiles of one shape, so memory does not grow with the sets and equal distances are
+equal bit by bit: a generated copy of a reference image is a tie wherever it stands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from torch.nn import functional
 
 from ovbench._base.errors import ConfigError
 from ovbench.harness.metrics.moments import Features, check_count, check_features, check_same_dim, to_float64
@@ -23,6 +25,7 @@ Convention = Literal["adm", "torch-fidelity", "prdc"]
 DistanceDtype = Literal["float32", "float64", "float16_adm"]
 
 _HALF_MAX = 65504.0
+_ALIGNED = 64  # a small set's tile is a multiple of this
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,42 +54,46 @@ class DensityCoverage:
 
 
 class _Rows:
-    """Rows of a set and their squared norms, in the dtype of the distances."""
+    """Rows of a set and their squared norms, in the dtype of the distances, padded to whole tiles."""
 
-    def __init__(self, features: torch.Tensor, dtype: DistanceDtype) -> None:
-        if dtype == "float16_adm":
-            # Half-precision values and results, sums in float32: what tensor cores and TensorFlow's half GEMM do.
-            self.values = features.half().float()
-            self.norms = self.values.square().sum(dim=1).half().float()
-        else:
-            self.values = features.to(torch.float64 if dtype == "float64" else torch.float32)
-            self.norms = self.values.square().sum(dim=1)
-        self.half = dtype == "float16_adm"
+    def __init__(self, features: torch.Tensor, dtype: DistanceDtype, tile: int) -> None:
+        # Trap: a matrix product rounds differently for another shape, and that would break ties at random. All tiles
+        # have one shape; the rows of zeros that fill the last one are cut off.
+        self.count, self.tile, self.half = len(features), tile, dtype == "float16_adm"
+        values = features.to(torch.float64 if dtype == "float64" else torch.float32)
+        if self.half:
+            values = values.half().float()  # sums in float32, results in half: what tensor cores do
+        self.values = functional.pad(values, (0, 0, 0, -self.count % tile))
+        norms = self.values.square().sum(dim=1)
+        self.norms = norms.half().float() if self.half else norms
 
     def __len__(self) -> int:
-        return len(self.values)
+        return self.count
 
-    def distances(self, other: _Rows, row: int, column: int, block: int) -> torch.Tensor:
-        """Returns |u|^2 - 2 u.v + |v|^2, cut at 0, for one tile, [<= block, <= block]."""
-        u, v = self.values[row : row + block], other.values[column : column + block]
-        norms_u, norms_v = self.norms[row : row + block, None], other.norms[None, column : column + block]
+    def starts(self) -> range:
+        """First row of each tile."""
+        return range(0, self.count, self.tile)
+
+    def distances(self, other: _Rows, row: int, column: int) -> torch.Tensor:
+        """Returns |u|^2 + |v|^2 - 2 u.v, cut at 0, for one tile without its padding, [<= tile, <= tile]."""
+        tile = self.tile
+        norms_u, norms_v = self.norms[row : row + tile, None], other.norms[None, column : column + tile]
+        product = self.values[row : row + tile] @ other.values[column : column + tile].T
         if self.half:
-            product = (u @ v.T).half().float()
-            return ((norms_u - 2 * product).half().float() + norms_v).half().float().clamp_min(0.0)
-        return torch.baddbmm(norms_u + norms_v, u[None], v.T[None], alpha=-2.0)[0].clamp_min_(0.0)
+            product = product.half().float()
+            squares = ((norms_u - 2 * product).half().float() + norms_v).half().float()
+        else:
+            squares = (norms_u + norms_v).sub_(product, alpha=2)
+        return squares[: self.count - row, : other.count - column].clamp_min_(0.0)
 
 
-def _starts(rows: _Rows, block: int) -> Iterator[int]:
-    return iter(range(0, len(rows), block))
-
-
-def _radii(rows: _Rows, k: int, block: int) -> torch.Tensor:
+def _radii(rows: _Rows, k: int) -> torch.Tensor:
     """Returns the squared distance of each row to its k-th neighbour, [n]; the row itself counts as the 0-th."""
     radii: list[torch.Tensor] = []
-    for row in _starts(rows, block):
+    for row in rows.starts():
         nearest: torch.Tensor | None = None
-        for column in _starts(rows, block):
-            tile = rows.distances(rows, row, column, block)
+        for column in rows.starts():
+            tile = rows.distances(rows, row, column)
             found = tile.topk(min(k + 1, tile.shape[1]), dim=1, largest=False).values
             if nearest is not None:
                 found = torch.cat([nearest, found], dim=1)
@@ -97,19 +104,17 @@ def _radii(rows: _Rows, k: int, block: int) -> torch.Tensor:
     return torch.cat(radii)
 
 
-def _inside(
-    centres: _Rows, radii: torch.Tensor, points: _Rows, block: int, *, strict: bool
-) -> tuple[torch.Tensor, ...]:
+def _inside(centres: _Rows, radii: torch.Tensor, points: _Rows, *, strict: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns how many balls hold each point, [m], and how many points each ball holds, [n]."""
     per_point = torch.zeros(len(points), dtype=torch.int64, device=radii.device)
     per_ball = torch.zeros(len(centres), dtype=torch.int64, device=radii.device)
-    for row in _starts(centres, block):
-        limit = radii[row : row + block, None]
-        for column in _starts(points, block):
-            tile = centres.distances(points, row, column, block)
+    for row in centres.starts():
+        limit = radii[row : row + centres.tile, None]
+        for column in points.starts():
+            tile = centres.distances(points, row, column)
             held = tile < limit if strict else tile <= limit
-            per_point[column : column + block] += held.sum(dim=0)
-            per_ball[row : row + block] += held.sum(dim=1)
+            per_point[column : column + points.tile] += held.sum(dim=0)
+            per_ball[row : row + centres.tile] += held.sum(dim=1)
     return per_point, per_ball
 
 
@@ -131,12 +136,22 @@ def _prepare(
     smallest = min(len(reference), len(generated))
     check_count(k, "k", low=1, high=smallest - 1, why="each row needs k neighbours in its own set")
     check_count(block, "block", low=1)
-    ref, gen = to_float64(reference, device), to_float64(generated, device)
+    ref, gen = _tensor(reference, device), _tensor(generated, device)
     if dtype == "float16_adm":
-        largest = float(torch.cat([ref.square().sum(dim=1), gen.square().sum(dim=1)]).max())
+        largest = max(float(rows.float().square().sum(dim=1).max()) for rows in (ref, gen))
         if 4.0 * largest > _HALF_MAX:  # no distance exceeds four times the largest squared norm
             dtype = "float32"
-    return _Rows(ref, dtype), _Rows(gen, dtype), dtype
+    tile = min(block, -(-max(len(ref), len(gen)) // _ALIGNED) * _ALIGNED)
+    return _Rows(ref, dtype, tile), _Rows(gen, dtype, tile), dtype
+
+
+def _tensor(features: Features, device: torch.device | str | None) -> torch.Tensor:
+    """Returns features on the device; float32 ones as they are, since 50,000 of them fill half a gigabyte."""
+    if isinstance(features, np.ndarray) and features.dtype == np.float32:
+        return torch.from_numpy(np.require(features, requirements=["C", "W"])).to(device or "cpu")
+    if isinstance(features, torch.Tensor) and features.dtype == torch.float32:
+        return features.detach().to(device if device is not None else features.device)
+    return to_float64(features, device)
 
 
 def precision_recall(
@@ -176,8 +191,8 @@ def precision_recall(
         raise ConfigError(f"unknown convention {convention!r}", where="convention", fix="adm, torch-fidelity or prdc")
     ref, gen, used = _prepare(reference, generated, k, block, distance_dtype, device)
     strict = convention == "prdc"
-    held_generated, _ = _inside(ref, _radii(ref, k, block), gen, block, strict=strict)
-    held_reference, _ = _inside(gen, _radii(gen, k, block), ref, block, strict=strict)
+    held_generated, _ = _inside(ref, _radii(ref, k), gen, strict=strict)
+    held_reference, _ = _inside(gen, _radii(gen, k), ref, strict=strict)
     precision = float((held_generated > 0).double().mean())
     recall = float((held_reference > 0).double().mean())
     return PrecisionRecall(
@@ -201,7 +216,7 @@ def density_coverage(
     coverage = share of reference balls that hold at least one generated row.
     """
     ref, gen, _ = _prepare(reference, generated, k, block, distance_dtype, device)
-    per_point, per_ball = _inside(ref, _radii(ref, k, block), gen, block, strict=True)
+    per_point, per_ball = _inside(ref, _radii(ref, k), gen, strict=True)
     return DensityCoverage(
         density=float(per_point.sum()) / (k * len(gen)), coverage=float((per_ball > 0).double().mean()), k=k,
         num_reference=len(ref), num_generated=len(gen),
