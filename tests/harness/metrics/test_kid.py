@@ -16,7 +16,7 @@ from ovbench.harness.metrics.kid import gaussian_kernel, kid_full, kid_subsets
 ORACLE = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "oracles" / "generation.py")))
 Z = ORACLE.golden_features()
 KID = ORACLE.golden_expected()["kid"]
-SUBSETS = {"num_subsets": 50, "subset_size": 100}
+SUBSETS: dict[str, Any] = {"num_subsets": 50, "subset_size": 100}
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,8 @@ def test_numpy_and_torch_of_any_real_dtype_agree(dtype: Any) -> None:
 def test_a_saved_state_goes_on_where_it_stopped() -> None:
     rows = _rows()
     file = io.BytesIO()
-    np.savez(file, **_moments(rows[:200], 64).state())
+    state: dict[str, Any] = _moments(rows[:200], 64).state()
+    np.savez(file, **state)
     file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
         resumed = Moments.from_state(arrays)
