@@ -140,7 +140,7 @@ class _LeftOut:
     def second_order(self) -> Floats:
         """Returns the distances of all blocks by the expansion, [blocks]."""
         values, vectors = symmetric_eigen(self.inner)
-        keep = values > values[-1] * torch.finfo(torch.float64).eps * len(values)
+        keep = values > values[-1:].sum() * torch.finfo(torch.float64).eps * len(values)  # there may be none
         keep[: len(values) - self.rank] = False
         roots = values[keep].sqrt()
         basis = self.root @ vectors[:, keep]
