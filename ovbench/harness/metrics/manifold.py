@@ -104,20 +104,6 @@ def _radii(rows: _Rows, k: int) -> torch.Tensor:
     return torch.cat(radii)
 
 
-def _inside(centres: _Rows, radii: torch.Tensor, points: _Rows, *, strict: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns how many balls hold each point, [m], and how many points each ball holds, [n]."""
-    per_point = torch.zeros(len(points), dtype=torch.int64, device=radii.device)
-    per_ball = torch.zeros(len(centres), dtype=torch.int64, device=radii.device)
-    for row in centres.starts():
-        limit = radii[row : row + centres.tile, None]
-        for column in points.starts():
-            tile = centres.distances(points, row, column)
-            held = tile < limit if strict else tile <= limit
-            per_point[column : column + points.tile] += held.sum(dim=0)
-            per_ball[row : row + centres.tile] += held.sum(dim=1)
-    return per_point, per_ball
-
-
 def _prepare(
     reference: Features,
     generated: Features,
@@ -141,7 +127,9 @@ def _prepare(
         largest = max(float(rows.float().square().sum(dim=1).max()) for rows in (ref, gen))
         if 4.0 * largest > _HALF_MAX:  # no distance exceeds four times the largest squared norm
             dtype = "float32"
-    tile = min(block, -(-max(len(ref), len(gen)) // _ALIGNED) * _ALIGNED)
+    longest = max(len(ref), len(gen))
+    rows = -(-longest // -(-longest // block))  # tiles of about one size, so that little is padding
+    tile = min(block, -(-rows // _ALIGNED) * _ALIGNED)
     return _Rows(ref, dtype, tile), _Rows(gen, dtype, tile), dtype
 
 
@@ -190,11 +178,19 @@ def precision_recall(
     if convention not in ("adm", "torch-fidelity", "prdc"):
         raise ConfigError(f"unknown convention {convention!r}", where="convention", fix="adm, torch-fidelity or prdc")
     ref, gen, used = _prepare(reference, generated, k, block, distance_dtype, device)
-    strict = convention == "prdc"
-    held_generated, _ = _inside(ref, _radii(ref, k), gen, strict=strict)
-    held_reference, _ = _inside(gen, _radii(gen, k), ref, strict=strict)
-    precision = float((held_generated > 0).double().mean())
-    recall = float((held_reference > 0).double().mean())
+    ref_radii, gen_radii = _radii(ref, k), _radii(gen, k)
+    held_generated = torch.zeros(len(gen), dtype=torch.bool, device=ref_radii.device)
+    held_reference = torch.zeros(len(ref), dtype=torch.bool, device=ref_radii.device)
+    inside = torch.lt if convention == "prdc" else torch.le
+    for row in ref.starts():
+        rows = slice(row, row + ref.tile)
+        for column in gen.starts():
+            columns = slice(column, column + gen.tile)
+            between = ref.distances(gen, row, column)
+            held_generated[columns] |= inside(between, ref_radii[rows, None]).any(dim=0)
+            held_reference[rows] |= inside(between, gen_radii[None, columns]).any(dim=1)
+    precision = float(held_generated.double().mean())
+    recall = float(held_reference.double().mean())
     return PrecisionRecall(
         precision=precision, recall=recall, f_score=2 * precision * recall / max(1e-5, precision + recall),
         convention=convention, k=k, num_reference=len(ref), num_generated=len(gen), distance_dtype=used,
@@ -216,8 +212,15 @@ def density_coverage(
     coverage = share of reference balls that hold at least one generated row.
     """
     ref, gen, _ = _prepare(reference, generated, k, block, distance_dtype, device)
-    per_point, per_ball = _inside(ref, _radii(ref, k), gen, strict=True)
+    radii = _radii(ref, k)
+    held, total = torch.zeros(len(ref), dtype=torch.bool, device=radii.device), 0
+    for row in ref.starts():
+        rows = slice(row, row + ref.tile)
+        for column in gen.starts():
+            inside = ref.distances(gen, row, column) < radii[rows, None]
+            held[rows] |= inside.any(dim=1)
+            total += int(inside.sum())
     return DensityCoverage(
-        density=float(per_point.sum()) / (k * len(gen)), coverage=float((per_ball > 0).double().mean()), k=k,
+        density=total / (k * len(gen)), coverage=float(held.double().mean()), k=k,
         num_reference=len(ref), num_generated=len(gen),
     )  # fmt: skip
