@@ -1,0 +1,109 @@
+"""Inception Score in the two conventions that papers print, from the logits of a classifier.
+
+Source: Salimans et al., Improved Techniques for Training GANs (arXiv:1606.03498), section 4:
+IS = exp(E_x KL(p(y|x) || p(y))). Logits are those of the 2015 Inception without bias (specs/metrics.md §1.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ovbench._base.errors import DataError
+from ovbench.harness.metrics.moments import Features, check_count, check_features, to_float64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InceptionScore:
+    """The score (without a unit, between 1 and the number of classes), its spread over splits, and its convention."""
+
+    mean: float
+    std: float | None  # population standard deviation over splits; None where the convention gives none
+    num_splits: int
+    convention: Literal["adm", "torch-fidelity"]
+    warnings: tuple[str, ...]
+
+
+def _split_score(logits: torch.Tensor) -> float:
+    """Returns exp of the mean over rows of sum_c p_c (log p_c - log mean p_c); p_c = 0 contributes 0, never NaN."""
+    log_p = logits.log_softmax(dim=1)
+    log_marginal = log_p.logsumexp(dim=0) - np.log(len(logits))
+    terms = log_p.exp() * (log_p - log_marginal)
+    return float(torch.where(log_p.exp() > 0, terms, 0.0).sum(dim=1).mean().exp())
+
+
+def is_adm(
+    logits: Features, *, split_size: int = 5000, labels: NDArray[Any] | None = None, device: str | None = None
+) -> InceptionScore:
+    """Returns the score as guided-diffusion computes it: consecutive blocks in file order, the last may be short.
+
+    Source: openai/guided-diffusion `evaluations/evaluator.py`, compute_inception_score. ADM's float32 softmax gives NaN
+    where a probability underflows; here everything is float64 and stays in logarithms.
+
+    Args:
+        logits: [n, classes].
+        split_size: Images in a block.
+        labels: Labels the images were made for, in file order, [n]; where they arrive sorted the result warns.
+        device: Where to compute; None is where the logits are.
+    """
+    check_features(logits, "logits")
+    check_count(split_size, "split_size", low=1)
+    rows = to_float64(logits, device)
+    scores = [_split_score(rows[start : start + split_size]) for start in range(0, len(rows), split_size)]
+    warnings: list[str] = []
+    if len(rows) % split_size and len(scores) > 1:
+        warnings.append(f"the last block has {len(rows) % split_size} images instead of {split_size}")
+    if labels is not None:
+        if np.shape(labels) != (len(rows),):
+            raise DataError(f"{len(rows)} logits came with labels of shape {list(np.shape(labels))}", where="labels")
+        if labels_sorted(labels):
+            warnings.append(
+                "labels arrive sorted: consecutive blocks hold few classes each, and the score is far too low; "
+                "mix the order of the images"
+            )
+    return InceptionScore(
+        mean=float(np.mean(scores)), std=None, num_splits=len(scores), convention="adm", warnings=tuple(warnings)
+    )
+
+
+def is_tf(
+    logits: Features, *, num_splits: int = 10, shuffle: bool = True, seed: int = 2020, device: str | None = None
+) -> InceptionScore:
+    """Returns the score as torch-fidelity computes it: equal splits after a shuffle by `RandomState(seed)`.
+
+    Source: torch-fidelity 0.4.0 `metric_isc.py`, isc_features_to_metric. Split i holds rows i n // s to (i + 1) n // s.
+
+    Args:
+        logits: [n, classes].
+        num_splits: Number of splits s.
+        shuffle: Whether to shuffle first.
+        seed: Of the shuffle.
+        device: Where to compute; None is where the logits are.
+    """
+    check_features(logits, "logits")
+    n = len(logits)
+    check_count(num_splits, "num_splits", low=1, high=n, why="a split needs at least one image")
+    rows = to_float64(logits, device)
+    if shuffle:
+        rows = rows[torch.from_numpy(np.random.RandomState(seed).permutation(n)).to(rows.device)]
+    scores = [_split_score(rows[i * n // num_splits : (i + 1) * n // num_splits]) for i in range(num_splits)]
+    return InceptionScore(
+        mean=float(np.mean(scores)), std=float(np.std(scores)), num_splits=num_splits, convention="torch-fidelity",
+        warnings=(),
+    )  # fmt: skip
+
+
+def labels_sorted(labels: NDArray[Any]) -> bool:
+    """Whether each class comes in about one run: at most half as many runs again as classes.
+
+    False where there are fewer than two images per class, since no order can be told then.
+    """
+    values = np.asarray(labels)
+    num_classes = len(np.unique(values))
+    if num_classes < 2 or len(values) < 2 * num_classes:
+        return False
+    return int(np.count_nonzero(values[1:] != values[:-1])) <= 1.5 * (num_classes - 1)
