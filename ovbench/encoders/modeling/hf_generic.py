@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.lazy import require
 from ovbench.encoders.base import LoadRequest
-from ovbench.encoders.modeling.hf import ARCHITECTURES, check_grid, find_blocks, preprocessing
+from ovbench.encoders.modeling.hf import ARCHITECTURES, check_grid, find_blocks
+from ovbench.encoders.modeling.hf_inputs import preprocessing
 from ovbench.encoders.modeling.hf_load import (
     MOST_BLOCKS,
     build_empty,
