@@ -53,8 +53,8 @@ def load_efficientnet(request: LoadRequest) -> TokenEncoder:
     def tokens(images: Tensor) -> Tensor:
         return network.extract_features(images).flatten(2).transpose(1, 2)  # [B, h * w, C]
 
-    return TokenEncoder(
-        name=request.name,
+    return TokenEncoder.of(
+        request,
         network=Network(
             model=network,
             blocks=(),
@@ -65,12 +65,7 @@ def load_efficientnet(request: LoadRequest) -> TokenEncoder:
         ),
         input=spec,
         normalisation=EFFICIENTNET_LITE,
-        llm_tap=request.llm_tap or variant.llm_tap,
-        latent_tap=variant.latent_tap,
         adapter=ADAPTER,
-        random_seed=request.random_seed,
-        device=request.device,
-        dtype=request.dtype,
     )
 
 

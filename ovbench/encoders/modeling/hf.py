@@ -163,8 +163,8 @@ def _load(transformers: Any, request: LoadRequest, names: tuple[str, ...]) -> To
         own = {key: value for key, value in state.items() if not key.startswith(kind.foreign)}
         model, _ = fill(network, config, own, where=str(folder))
     is_native = spec.size == (native, native)
-    return TokenEncoder(
-        name=request.name,
+    return TokenEncoder.of(
+        request,
         network=Network(
             model=model,
             blocks=find_blocks(model, int(config.num_hidden_layers)),
@@ -182,12 +182,7 @@ def _load(transformers: Any, request: LoadRequest, names: tuple[str, ...]) -> To
         ),
         input=spec,
         normalisation=normalisation,
-        llm_tap=request.llm_tap or request.variant.llm_tap,
-        latent_tap=request.variant.latent_tap,
         adapter=ADAPTER,
-        random_seed=request.random_seed,
-        device=request.device,
-        dtype=request.dtype,
     )
 
 

@@ -84,8 +84,8 @@ def _load(transformers: Any, request: LoadRequest) -> TokenEncoder:
     num_prefix = _prefix(request, trial.last.shape[1], grid, str(own.model_type))
     _check_order(trial, num_prefix, grid, folder)
     publish = _final_norm(tower, trial, folder)
-    return TokenEncoder(
-        name=request.name,
+    return TokenEncoder.of(
+        request,
         network=Network(
             model=tower,
             blocks=blocks,
@@ -103,12 +103,7 @@ def _load(transformers: Any, request: LoadRequest) -> TokenEncoder:
         ),
         input=spec,
         normalisation=normalisation,
-        llm_tap=request.llm_tap or request.variant.llm_tap,
-        latent_tap=request.variant.latent_tap,
         adapter=ADAPTER,
-        random_seed=request.random_seed,
-        device=request.device,
-        dtype=request.dtype,
     )
 
 

@@ -48,8 +48,8 @@ def load_open_clip(request: LoadRequest) -> TokenEncoder:
     spec = processor.spec
     if request.aspect is not None:
         spec = with_aspect(spec, request.aspect, processor.mean)
-    return TokenEncoder(
-        name=request.name,
+    return TokenEncoder.of(
+        request,
         network=Network(
             model=tower,
             blocks=parts.blocks,
@@ -63,12 +63,7 @@ def load_open_clip(request: LoadRequest) -> TokenEncoder:
         ),
         input=spec,
         normalisation=processor.normalisation,
-        llm_tap=request.llm_tap or request.variant.llm_tap,
-        latent_tap=request.variant.latent_tap,
         adapter=ADAPTER,
-        random_seed=request.random_seed,
-        device=request.device,
-        dtype=request.dtype,
     )
 
 

@@ -85,7 +85,8 @@ def load_timm(request: LoadRequest) -> TokenEncoder:
     if request.aspect is not None:
         spec = with_aspect(spec, request.aspect, processor.mean)
     rows, columns = model.patch_embed.grid_size
-    return TokenEncoder(
+    return TokenEncoder.of(
+        request,
         name=f"timm/{name}",
         network=Network(
             model=model,
@@ -100,12 +101,7 @@ def load_timm(request: LoadRequest) -> TokenEncoder:
         ),
         input=spec,
         normalisation=processor.normalisation,
-        llm_tap=request.llm_tap or request.variant.llm_tap,
-        latent_tap=request.variant.latent_tap,
         adapter=ADAPTER,
-        random_seed=request.random_seed,
-        device=request.device,
-        dtype=request.dtype,
     )
 
 

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.fingerprint import fingerprint
-from ovbench.encoders.base import DType, EncoderInfo, Features, Normalisation, PreprocessSpec, Tap
+from ovbench.encoders.base import DType, EncoderInfo, Features, LoadRequest, Normalisation, PreprocessSpec, Tap
 from ovbench.encoders.modeling.frozen import DTYPES, FrozenEncoder, check_device, check_images, weights_digest
 from ovbench.encoders.modeling.vae_base import FrontEnd
 from ovbench.encoders.preprocess import HALF
@@ -112,6 +112,40 @@ class TokenEncoder(FrozenEncoder):
         self._mean = torch.tensor(normalisation.mean, device=where).view(1, 3, 1, 1)
         self._std = torch.tensor(normalisation.std, device=where).view(1, 3, 1, 1)
         self._cast(dtype)
+
+    @classmethod
+    def of(
+        cls,
+        request: LoadRequest,
+        *,
+        network: Network,
+        input: PreprocessSpec,
+        normalisation: Normalisation,
+        adapter: tuple[str, int],
+        name: str = "",
+    ) -> Self:
+        """Returns the encoder of a request: its taps, seed, device and type are those that were asked for.
+
+        Args:
+            request: What is asked for.
+            network: The transformer.
+            input: How pictures become its input.
+            normalisation: Mean and standard deviation of pixels in [0, 1].
+            adapter: Name and version of the code that built the network.
+            name: In place of the request's.
+        """
+        return cls(
+            name=name or request.name,
+            network=network,
+            input=input,
+            normalisation=normalisation,
+            llm_tap=request.llm_tap or request.variant.llm_tap,
+            latent_tap=request.variant.latent_tap,
+            adapter=adapter,
+            random_seed=request.random_seed,
+            device=request.device,
+            dtype=request.dtype,
+        )
 
     def place(
         self, *, device: str = "cpu", dtype: DType = "float32", llm_tap: Tap | None = None, name: str | None = None

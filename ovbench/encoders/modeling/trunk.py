@@ -78,8 +78,8 @@ def openvision_encoder(
     if request.aspect is not None:
         spec = with_aspect(spec, request.aspect, normalisation.mean)
     tokens_normed = not config.final_ln_after_pool
-    return TokenEncoder(
-        name=request.name,
+    return TokenEncoder.of(
+        request,
         network=Network(
             model=vit,
             blocks=tuple(vit.transformer.resblocks),
@@ -94,12 +94,7 @@ def openvision_encoder(
         ),
         input=spec,
         normalisation=normalisation,
-        llm_tap=request.llm_tap or request.variant.llm_tap,
-        latent_tap=request.variant.latent_tap,
         adapter=ADAPTER,
-        random_seed=request.random_seed,
-        device=request.device,
-        dtype=request.dtype,
     )
 
 
