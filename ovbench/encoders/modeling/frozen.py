@@ -68,8 +68,10 @@ class FrozenEncoder(nn.Module):
     def llm_tokens(self, images_01: Tensor, tap: Tap | None = None) -> Tensor:
         """Returns tokens [B, N, C] in the network's dtype, class and register tokens in front where the tap says so."""
         features = self.features(images_01, tap or self._info.llm_tap)
-        parts = [features.tokens] if features.prefix is None else [features.prefix, features.tokens]
-        return torch.cat(parts, dim=1).to(DTYPES[self._info.dtype])
+        tokens = features.tokens
+        if features.prefix is not None:
+            tokens = torch.cat([features.prefix, tokens], dim=1)
+        return tokens.to(DTYPES[self._info.dtype])
 
     @torch.no_grad()
     def latents(self, images_01: Tensor, tap: Tap | None = None, *, resize: bool = False) -> Tensor:

@@ -204,7 +204,7 @@ class TokenEncoder(FrozenEncoder):
     def _run(self, images_01: Tensor, tap: Tap) -> Features:
         info = self._info
         index = _index(tap, info.depth)
-        x = (images_01.to(self._device, torch.float32) - self._mean) / self._std
+        x = (images_01.to(self._device, torch.float32) - self._mean).div_(self._std)
         with torch.autocast(self._device.type, enabled=False):  # the caller's must not change the features
             if self.frontend is not None:
                 x = self.frontend.encode(x)
