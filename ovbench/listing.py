@@ -71,14 +71,6 @@ def encoder_rows() -> list[Row]:
     return rows
 
 
-_ORIGINS = {
-    "embedded": "embedded",
-    "hub": "hub",
-    "untrained": "untrained",
-    "given": "yours",
-    "package": "package",
-    "plug-in": "plug-in",
-}
 _OTHER_COLUMNS = 81  # columns that all but `what` take
 
 
@@ -98,7 +90,7 @@ def encoder_table(rows: list[Row], *, width: int = 200) -> list[Row]:
             "dim": _count(row.get("dim")),
             "M params": _millions(row.get("num_params") or 0, row.get("num_params_frontend") or 0),
             "licence": wrapped(short_licence(row.get("licence", "")), 15),
-            "weights": _ORIGINS[row["origin"]],
+            "weights": "yours" if row["origin"] == "given" else row["origin"],
         }
         for row in rows
     ]

@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from ovbench._base.errors import ConfigError, OvbenchError
-from ovbench.encoders.base import Encoder
+from ovbench.encoders.base import ENCODER_MEMBERS, Encoder
 from ovbench.encoders.registry import EncoderSpec, load_encoder, parse_encoder
 
 if TYPE_CHECKING:
     from ovbench.encoders.modeling.contract.subject import Subject
 
 Outcome = Literal["passed", "failed", "skipped"]
-_MEMBERS = ("info", "prepare", "features", "llm_tokens", "latents", "fingerprint")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +120,7 @@ def check_encoder(
     elif _is_factory(encoder):
         rebuild = encoder  # type: ignore[assignment]
     built = rebuild() if rebuild is not None else encoder
-    missing = [name for name in _MEMBERS if not hasattr(type(built), name) and not hasattr(built, name)]
+    missing = [name for name in ENCODER_MEMBERS if not hasattr(type(built), name) and not hasattr(built, name)]
     if missing:
         detail = f"{type(built).__name__} has no {', '.join(missing)}: it does not follow the Encoder protocol"
         return CheckReport(
@@ -137,7 +136,7 @@ def _without_seed(spec: EncoderSpec) -> dict[str, str]:
 
 def _is_factory(value: object) -> bool:
     """An encoder may be callable too, as every torch module is; a factory has none of the contract's members."""
-    return callable(value) and (isinstance(value, type) or not any(hasattr(value, name) for name in _MEMBERS))
+    return callable(value) and (isinstance(value, type) or not any(hasattr(value, name) for name in ENCODER_MEMBERS))
 
 
 def _run_all(
@@ -153,7 +152,7 @@ def _run_all(
     from ovbench.encoders.modeling.contract.checks import CHECKS
     from ovbench.encoders.modeling.contract.subject import Subject, digest_of, make_pictures, modules_of
 
-    protocol = CheckResult(name="protocol", outcome="passed", detail=f"{len(_MEMBERS)} members are there")
+    protocol = CheckResult(name="protocol", outcome="passed", detail=f"{len(ENCODER_MEMBERS)} members are there")
     # Contract: the caller's random state and autograd mode are left as they were, whatever a check or adapter does.
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=devices):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+COMMIT = re.compile(r"[0-9a-f]{40}")  # of a hub repository: a branch, a tag or a short one can change its meaning
+ENCODER_MEMBERS = ("info", "prepare", "features", "llm_tokens", "latents", "fingerprint")
 Resample = Literal["bilinear", "bicubic"]
 Aspect = Literal["squash", "crop", "pad"]
 DType = Literal["float32", "bfloat16", "float16"]
@@ -254,3 +256,18 @@ class LoadRequest:
     def name(self) -> str:
         """`family/variant`."""
         return f"{self.family}/{self.variant.name}"
+
+    def flag(self, option: str) -> bool | None:
+        """Returns an option of the family that is true or false; None where it is not given.
+
+        Raises:
+            ConfigError: It is neither.
+        """
+        text = self.options.get(option)
+        if text is None:
+            return None
+        if text.lower() not in ("true", "false"):
+            raise ConfigError(
+                f"the option '{option}' cannot be '{text}'", where="--encoder", fix=f"use {option}=true or false"
+            )
+        return text.lower() == "true"

@@ -120,11 +120,11 @@ def _in_cache(hub_id: str, revision: str) -> bool:
     """Whether the hub's cache holds weights of a repository, or of a folder in it, at a commit."""
     if not revision:
         return False
-    hub = require("huggingface_hub")
+    hub, errors = require("huggingface_hub"), require("huggingface_hub.errors")
     owner, repository, *inside = hub_id.split("/")
     try:
         folder = Path(hub.snapshot_download(f"{owner}/{repository}", revision=revision, local_files_only=True), *inside)
-    except hub.errors.LocalEntryNotFoundError:
+    except errors.LocalEntryNotFoundError:
         return False
     return any(next(folder.glob(pattern), None) is not None for pattern in _WEIGHTS)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from ovbench._base.errors import ConfigError, DataError, DependencyError, OvbenchError
-from ovbench.encoders.base import COMMON_OPTIONS, Encoder, Family, LoadRequest, Variant
+from ovbench.encoders.base import COMMON_OPTIONS, ENCODER_MEMBERS, Encoder, Family, LoadRequest, Variant
 
 log = logging.getLogger(__name__)
 GROUP = "ovbench.encoders"
@@ -29,7 +29,6 @@ KEY = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 _NOT_STATED = "not stated by the adapter"
 # Parameters of a factory that take a checked value, and the common option it comes from; others are its own options.
 _FROM_REQUEST = {"random_seed": "weights", "size": "size", "aspect": "aspect"}
-_MEMBERS = ("info", "prepare", "features", "llm_tokens", "latents", "fingerprint")
 _registered: dict[str, Family] = {}
 _modules: dict[str, str] = {}  # key → module of the registered factory
 _loaded: dict[tuple[str, str], Family] = {}  # (key, entry value) → family
@@ -276,13 +275,13 @@ def _call(make: Callable[[], Any], request: LoadRequest) -> Any:
 
 
 def _check_encoder(encoder: Any, request: LoadRequest) -> Encoder:
-    missing = [name for name in _MEMBERS if not hasattr(type(encoder), name) and not hasattr(encoder, name)]
+    missing = [name for name in ENCODER_MEMBERS if not hasattr(type(encoder), name) and not hasattr(encoder, name)]
     if missing:
         raise ConfigError(
             f"the adapter of '{request.family}' returned {_kind(encoder)}, which is no Encoder: "
             f"it has no {', '.join(missing)}",
             where="--encoder",
-            fix=f"return an ovbench.TokenEncoder, or an object with {', '.join(_MEMBERS)} ({GUIDE})",
+            fix=f"return an ovbench.TokenEncoder, or an object with {', '.join(ENCODER_MEMBERS)} ({GUIDE})",
         )
     return encoder
 

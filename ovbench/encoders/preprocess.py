@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast, get_args
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.names import unknown
 from ovbench._base.pictures import to_rgb
-from ovbench.encoders.base import Aspect, Normalisation, PreprocessSpec
+from ovbench.encoders.base import Aspect, LoadRequest, Normalisation, PreprocessSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,6 +77,17 @@ def with_aspect(spec: PreprocessSpec, aspect: str, mean: Sequence[float]) -> Pre
         short_side=spec.short_side if known == "crop" else None,
         pad_colour=pad_colour_of(mean) if known == "pad" else plain.pad_colour,
     )
+
+
+def as_asked(spec: PreprocessSpec, request: LoadRequest, mean: Sequence[float]) -> PreprocessSpec:
+    """Returns the spec at the size and with the aspect that a request asks for, if it asks.
+
+    Raises:
+        ConfigError: As for `with_size` and `with_aspect`.
+    """
+    if request.size is not None:
+        spec = with_size(spec, request.size)
+    return spec if request.aspect is None else with_aspect(spec, request.aspect, mean)
 
 
 def resize(image: Image, spec: PreprocessSpec) -> Image:

@@ -15,13 +15,12 @@ from urllib.parse import parse_qsl
 
 from ovbench._base.errors import ConfigError
 from ovbench._base.names import unknown
-from ovbench.encoders.base import COMMON_OPTIONS, Aspect, DType, Encoder, Family, LoadRequest, Tap, Variant
+from ovbench.encoders.base import COMMIT, COMMON_OPTIONS, Aspect, DType, Encoder, Family, LoadRequest, Tap, Variant
 from ovbench.encoders.plugins import GROUP, Plugin, find_plugins, is_registered_by, load_plugin, registered, taken_twice
 
 _NOT_FAMILIES = {"base", "registry", "plugins", "card", "preprocess", "processor_json", "vae_configs", "modeling"}
 _LISTING = "ovbench encoders"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w./-]+)?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _DTYPES: Mapping[str, DType] = {
     "float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16", "float16": "float16",
     "fp16": "float16",
@@ -278,7 +277,7 @@ def _check_source(source: str, revision: str, text: str, where: str) -> tuple[st
                 fix="leave out what follows the '@'",
             )
         return str(path.resolve()), ""
-    if not _COMMIT.fullmatch(revision):
+    if not COMMIT.fullmatch(revision):
         raise ConfigError(
             f"the hub id '{source}' needs the commit of its repository, got '{revision or 'none'}'",
             where=where,

@@ -6,21 +6,18 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
 
 from ovbench._base.errors import ConfigError
 from ovbench._base.files import make_dir
 from ovbench._base.names import lookup
 from ovbench._base.paths import cache_dir, feature_cache_bytes
-from ovbench.encoders.base import check_device_name
+from ovbench.encoders.base import DType, check_device_name, check_dtype_name
 from ovbench.encoders.registry import EncoderSpec, parse_encoder
 from ovbench.harness.protocols import Protocol, load_protocol
 from ovbench.tasks.base import TaskSpec
 from ovbench.tasks.load import load_suite, load_task, suite_names
 from ovbench.tasks.sources import check_limit
 
-DType = Literal["float32", "bfloat16", "float16"]
-_DTYPES = ("float32", "bfloat16", "float16")
 _SPACE_NEEDED_BYTES = 500 * 2**20  # features, weights and checkpoints of one mini run
 
 
@@ -100,8 +97,7 @@ def plan_runs(
             raise ConfigError(f"a seed must be 0 or more, got {seed}", where="--seed")
     if batch_size < 1:
         raise ConfigError(f"--batch-size must be 1 or more, got {batch_size}", where="--batch-size")
-    if dtype not in _DTYPES:
-        raise ConfigError(f"unknown dtype '{dtype}'", where="--dtype", fix=f"use one of: {', '.join(_DTYPES)}")
+    known_dtype = check_dtype_name(dtype)
     check_device_name(device)
     recipe = load_protocol(protocol)
     lookup(dict.fromkeys(suite_names(), None), suite, kind="suite", where="--suite")
@@ -134,7 +130,7 @@ def plan_runs(
             limit=limit,
             seed=seed,
             device=device,
-            dtype=cast(DType, dtype),
+            dtype=known_dtype,
             batch_size=batch_size,
         )
         for seed in dict.fromkeys(seeds)

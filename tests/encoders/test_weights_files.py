@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from ovbench._base.errors import DataError
-from ovbench.encoders.modeling.sources import check_finite, find_file, read_json_file, read_state
+from ovbench.encoders.modeling.sources import find_file, read_json_file, read_state
+from ovbench.encoders.modeling.weights_file import check_finite
 from ovbench.encoders.registry import load_encoder
 from tests.encoders.published import read_golden, write_open_clip
 
@@ -174,11 +175,11 @@ def test_folders_and_absent_files_are_named(tmp_path: Path) -> None:
 
 def test_a_network_with_nan_is_named() -> None:
     net = torch.nn.Linear(2, 2)
-    check_finite(net, where="here")
+    check_finite(net.state_dict(), where="here")
     with torch.no_grad():
         net.bias[0] = torch.inf
     with pytest.raises(DataError, match="NaN or infinite values: bias") as caught:
-        check_finite(net, where="here")
+        check_finite(net.state_dict(), where="here")
     assert caught.value.fix
 
 

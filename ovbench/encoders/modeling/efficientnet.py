@@ -13,7 +13,7 @@ from ovbench.encoders.base import LoadRequest
 from ovbench.encoders.modeling.sources import read_state, seeded
 from ovbench.encoders.modeling.tokens import Network, TokenEncoder
 from ovbench.encoders.modeling.vit import load_strict
-from ovbench.encoders.preprocess import EFFICIENTNET_LITE, with_aspect, with_size
+from ovbench.encoders.preprocess import EFFICIENTNET_LITE, as_asked
 
 ADAPTER = ("efficientnet", 1)
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -31,16 +31,13 @@ def load_efficientnet(request: LoadRequest) -> TokenEncoder:
     variant = request.variant
     spec = variant.input
     assert spec is not None, "the variant states its input"
-    if request.size is not None:
-        if request.size % _STRIDE:
-            raise ConfigError(
-                f"{request.size} is no multiple of {_STRIDE}",
-                where="--encoder efficientnet?size=",
-                fix=f"use {max(1, request.size // _STRIDE) * _STRIDE}",
-            )
-        spec = with_size(spec, request.size)
-    if request.aspect is not None:
-        spec = with_aspect(spec, request.aspect, EFFICIENTNET_LITE.mean)
+    if request.size is not None and request.size % _STRIDE:
+        raise ConfigError(
+            f"{request.size} is no multiple of {_STRIDE}",
+            where="--encoder efficientnet?size=",
+            fix=f"use {max(1, request.size // _STRIDE) * _STRIDE}",
+        )
+    spec = as_asked(spec, request, EFFICIENTNET_LITE.mean)
     side = spec.size[0]
     package = require("efficientnet_lite_pytorch", extra="offline", purpose="the encoder 'efficientnet'")
     network = seeded(

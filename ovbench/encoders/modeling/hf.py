@@ -5,7 +5,6 @@ The library's processors are never run: their JSON is read (`processor_json.py`)
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +29,6 @@ from ovbench.encoders.modeling.hf_load import (
 from ovbench.encoders.modeling.sources import locate
 from ovbench.encoders.modeling.tokens import Network, TokenEncoder, unchanged
 
-log = logging.getLogger(__name__)
 ADAPTER = ("transformers", 1)
 
 

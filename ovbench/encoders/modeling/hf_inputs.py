@@ -8,7 +8,7 @@ from typing import Any
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench.encoders.base import LoadRequest, Normalisation, PreprocessSpec
-from ovbench.encoders.preprocess import with_aspect, with_size
+from ovbench.encoders.preprocess import as_asked, with_size
 from ovbench.encoders.processor_json import Processor, read_processor
 
 log = logging.getLogger(__name__)
@@ -60,11 +60,7 @@ def preprocessing(
             where=str(folder or request.name),
             fix=f"put the model's {PROCESSOR_FILES[0]} beside its weights",
         )
-    if request.size is not None:
-        spec = with_size(spec, request.size)
-    if request.aspect is not None:
-        spec = with_aspect(spec, request.aspect, normalisation.mean)
-    return spec, normalisation
+    return as_asked(spec, request, normalisation.mean), normalisation
 
 
 def _check_agreement(

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ovbench._base.errors import DataError
 from ovbench._base.lazy import require
-from ovbench.encoders.modeling.sources import check_finite, find_file, read_json_file, read_state, seeded
+from ovbench.encoders.modeling.sources import find_file, read_json_file, read_state, seeded
+from ovbench.encoders.modeling.weights_file import check_finite, refuse_misfit
 
 _SHARDS = ".index.json"
 _FILES = (
@@ -170,16 +171,6 @@ def fill(
         "unexpected": sorted(key for key in report["unexpected_keys"] if must_be_used(key)),
         "wrong shape": shapes,
     }
-    text = "; ".join(
-        f"{title}: {', '.join(keys[:5])}{f' and {len(keys) - 5} more' if len(keys) > 5 else ''}"
-        for title, keys in faults.items()
-        if keys
-    )
-    if text:
-        raise DataError(
-            f"the weights do not fit the architecture ({text})",
-            where=where,
-            fix="check that the configuration and the weights are of the same model",
-        )
-    check_finite(model.get_submodule(part.removesuffix(".")), where=where)
+    refuse_misfit(faults, where=where)
+    check_finite(model.get_submodule(part.removesuffix(".")).state_dict(), where=where)
     return model.eval(), excused

@@ -12,14 +12,13 @@ from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.lazy import require
 from ovbench._base.names import unknown
 from ovbench.encoders.base import LoadRequest
-from ovbench.encoders.modeling.sources import find_file, locate, read_json_file, read_state, seeded
+from ovbench.encoders.modeling.sources import OPEN_CLIP_WEIGHTS, find_file, locate, read_json_file, read_state, seeded
 from ovbench.encoders.modeling.tokens import Network, TokenEncoder, eps_of, unchanged
 from ovbench.encoders.modeling.vit import load_strict, strip_visual_prefix
-from ovbench.encoders.preprocess import with_aspect
+from ovbench.encoders.preprocess import as_asked
 from ovbench.encoders.processor_json import read_open_clip_preprocess
 
 ADAPTER = ("open_clip", 1)
-_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 def load_open_clip(request: LoadRequest) -> TokenEncoder:
@@ -34,7 +33,7 @@ def load_open_clip(request: LoadRequest) -> TokenEncoder:
     model_config, preprocess, where = _configuration(open_clip, request)
     tower = _build(model_config, request.random_seed, where)
     if request.random_seed is None:
-        weights = find_file(locate(request, weights=_FILES), _FILES)
+        weights = find_file(locate(request, weights=OPEN_CLIP_WEIGHTS), OPEN_CLIP_WEIGHTS)
         load_strict(tower, strip_visual_prefix(read_state(weights)), where=str(weights))
     parts = _parts(tower, where)
     side = _side(tower.image_size, where)
@@ -45,9 +44,6 @@ def load_open_clip(request: LoadRequest) -> TokenEncoder:
             fix="leave size out: open_clip's towers keep their stored positions",
         )
     processor = read_open_clip_preprocess(preprocess, side, where=f"{where}, preprocess_cfg")
-    spec = processor.spec
-    if request.aspect is not None:
-        spec = with_aspect(spec, request.aspect, processor.mean)
     return TokenEncoder.of(
         request,
         network=Network(
@@ -61,7 +57,7 @@ def load_open_clip(request: LoadRequest) -> TokenEncoder:
             eps=parts.eps,
             architecture={"vision_cfg": model_config["vision_cfg"], "quick_gelu": bool(model_config.get("quick_gelu"))},
         ),
-        input=spec,
+        input=as_asked(processor.spec, request, processor.mean),
         normalisation=processor.normalisation,
         adapter=ADAPTER,
     )
@@ -71,7 +67,7 @@ def _configuration(open_clip: Any, request: LoadRequest) -> tuple[dict[str, Any]
     """Returns model_cfg, preprocess_cfg, and where they are from."""
     name = request.options.get("model")
     if request.source is not None:
-        folder = locate(request, weights=_FILES)
+        folder = locate(request, weights=OPEN_CLIP_WEIGHTS)
         if not folder.is_dir():
             raise DataError(
                 f"'{folder.name}' is no folder", where=str(folder.parent), fix="name a folder in open_clip's layout"

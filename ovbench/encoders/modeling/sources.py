@@ -20,17 +20,16 @@ from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.lazy import require
 from ovbench._base.paths import asset
 from ovbench._base.seeding import derive
-from ovbench.encoders.base import LoadRequest
-from ovbench.encoders.modeling.weights_file import read_tensors
+from ovbench.encoders.base import COMMIT, LoadRequest
+from ovbench.encoders.modeling.weights_file import FETCH_AGAIN, read_tensors
 
 log = logging.getLogger(__name__)
 M = TypeVar("M", bound=torch.nn.Module)
 TRANSFORMERS_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 _CONFIGS = ("config.json", "open_clip_config.json", "preprocessor_config.json", "processor_config.json")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.")
 _POINTER = b"version https://git-lfs"
-_FETCH_AGAIN = "get the file again, and compare its size with the one that its page states"
 
 
 _may_fetch: ContextVar[bool] = ContextVar("may_fetch", default=True)
@@ -106,7 +105,7 @@ def hub_folder(hub_id: str, revision: str, *, spec: str, weights: Sequence[str] 
             where=where,
             fix=f"name the commit, {spec}{hub_id}@COMMIT, or a local folder, {spec}/path",
         )
-    if not _COMMIT.fullmatch(revision):
+    if not COMMIT.fullmatch(revision):
         raise ConfigError(
             f"'{revision}' is no commit of '{hub_id}'",
             where=where,
@@ -234,7 +233,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         try:
             return read_tensors(path)[0]
         except DataError as error:
-            raise DataError(error.what, where=error.where, fix=error.fix or _FETCH_AGAIN) from error
+            raise DataError(error.what, where=error.where, fix=error.fix or FETCH_AGAIN) from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own advice on pickles is to run them
@@ -271,7 +270,7 @@ def _check_file(path: Path) -> None:
     with path.open("rb") as stream:
         start = stream.read(len(_POINTER))
     if not start:
-        raise DataError(f"'{path.name}' is empty", where=str(path), fix=_FETCH_AGAIN)
+        raise DataError(f"'{path.name}' is empty", where=str(path), fix=FETCH_AGAIN)
     if start == _POINTER:
         raise DataError(
             f"'{path.name}' is a pointer of Git LFS, not the weights", where=str(path), fix="run: git lfs pull"
@@ -279,7 +278,7 @@ def _check_file(path: Path) -> None:
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(f"'{path.name}' is damaged: {_first_line(error)}", where=str(path), fix=_FETCH_AGAIN)
+    return DataError(f"'{path.name}' is damaged: {_first_line(error)}", where=str(path), fix=FETCH_AGAIN)
 
 
 def _no_dictionary(path: Path, found: str) -> DataError:
@@ -293,21 +292,6 @@ def _no_dictionary(path: Path, found: str) -> DataError:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def check_finite(module: torch.nn.Module, *, where: str) -> None:
-    """Refuses a network with NaN or infinite weights.
-
-    Raises:
-        DataError: Some are; they are named.
-    """
-    broken = [
-        name for name, value in module.state_dict().items() if value.is_floating_point() and not value.isfinite().all()
-    ]
-    if broken:
-        raise DataError(
-            f"the weights hold NaN or infinite values: {', '.join(broken[:5])}", where=where, fix=_FETCH_AGAIN
-        )
 
 
 def seeded(build: Callable[[], M], seed: int) -> M:

@@ -14,7 +14,7 @@ from ovbench.encoders.base import LoadRequest
 from ovbench.encoders.modeling.sources import find_file, locate, read_json_file, read_state, seeded
 from ovbench.encoders.modeling.tokens import Network, TokenEncoder, eps_of
 from ovbench.encoders.modeling.vit import load_strict
-from ovbench.encoders.preprocess import with_aspect, with_size
+from ovbench.encoders.preprocess import as_asked, with_size
 from ovbench.encoders.processor_json import read_timm_pretrained_cfg
 
 ADAPTER = ("timm", 1)
@@ -76,14 +76,9 @@ def load_timm(request: LoadRequest) -> TokenEncoder:
         _check_activation(model, name, stated, where)
         load_strict(model, state, where=where)
     processor = read_timm_pretrained_cfg(stated, where=str(where))
-    spec = processor.spec
-    if request.size is None:
-        spec = with_size(spec, native)
-    else:
-        spec = with_size(spec, request.size)
+    if request.size is not None:
         _resize(model, request.size, name)
-    if request.aspect is not None:
-        spec = with_aspect(spec, request.aspect, processor.mean)
+    spec = as_asked(with_size(processor.spec, native), request, processor.mean)
     rows, columns = model.patch_embed.grid_size
     return TokenEncoder.of(
         request,

@@ -35,9 +35,7 @@ class Network:
 
     model: nn.Module
     blocks: Sequence[nn.Module]
-    run: Callable[
-        [Tensor], Any
-    ]  # normalised images [B, 3, H, W] (or latents of a front end) → pooled [B, E], or anything
+    run: Callable[[Tensor], Any]  # normalised [B, 3, H, W], or a front end's latents → pooled [B, E], or anything
     dim: int
     grid: tuple[int, int]
     num_prefix: int = 0
@@ -275,7 +273,11 @@ def eps_of(*candidates: object) -> float:
         for name in ("eps", "variance_epsilon"):
             if isinstance(value := getattr(candidate, name, None), float):
                 return value
-    raise DataError("the network has no norm to take an epsilon from", where="Network.eps", fix="state it: ?norm=none")
+    raise DataError(
+        "the network has no norm to take an epsilon from",
+        where="Network.eps",
+        fix="write an adapter that states it: docs/add-an-encoder.md",
+    )
 
 
 def _count(module: nn.Module) -> int:

@@ -18,7 +18,7 @@ from ovbench._base.paths import asset
 from ovbench.encoders.base import LoadRequest, Normalisation, PreprocessSpec
 from ovbench.encoders.modeling.frontend import diffusers_frontend, load_tiny_vae
 from ovbench.encoders.modeling.frozen import weights_digest
-from ovbench.encoders.modeling.sources import find_file, locate, read_json_file, read_state, seeded
+from ovbench.encoders.modeling.sources import OPEN_CLIP_WEIGHTS, find_file, locate, read_json_file, read_state, seeded
 from ovbench.encoders.modeling.tokens import Network, TokenEncoder, unchanged
 from ovbench.encoders.modeling.vae_base import FrontEnd
 from ovbench.encoders.modeling.vit import (
@@ -29,13 +29,11 @@ from ovbench.encoders.modeling.vit import (
     strip_visual_prefix,
 )
 from ovbench.encoders.modeling.weights_file import build_config, read_weights
-from ovbench.encoders.preprocess import HALF, with_aspect
+from ovbench.encoders.preprocess import HALF, as_asked
 from ovbench.encoders.processor_json import read_open_clip_preprocess
 
 log = logging.getLogger(__name__)
 ADAPTER = ("openvision", 2)
-_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-_BOOL = {"true": True, "false": False}
 
 
 def openvision_encoder(
@@ -75,8 +73,7 @@ def openvision_encoder(
             fix=f"leave it out{by_name if request.variant.origin == 'hub' else ''}",
         )
     spec = PreprocessSpec(size=(side, side)) if input is None else replace(input, size=(side, side))
-    if request.aspect is not None:
-        spec = with_aspect(spec, request.aspect, normalisation.mean)
+    spec = as_asked(spec, request, normalisation.mean)
     tokens_normed = not config.final_ln_after_pool
     return TokenEncoder.of(
         request,
@@ -159,12 +156,12 @@ def load_released(request: LoadRequest) -> TokenEncoder:
         DataError: Files are missing or damaged, or the weights do not fit the configuration.
     """
     variant = request.variant
-    supplied = _boolean(request, "final_ln_after_pool")
+    supplied = request.flag("final_ln_after_pool")
     folder: Path | None = None
     if request.random_seed is not None and request.source is None:
         document, where = {"model_cfg": dict(variant.architecture)}, request.name
     else:
-        folder = locate(request, weights=_FILES)
+        folder = locate(request, weights=OPEN_CLIP_WEIGHTS)
         if not folder.is_dir():
             raise DataError(
                 f"'{folder.name}' is no folder", where=str(folder.parent), fix="name a folder in open_clip's layout"
@@ -176,11 +173,11 @@ def load_released(request: LoadRequest) -> TokenEncoder:
         vit = seeded(lambda: OpenVisionViT(config), request.random_seed or 0)
     else:
         vit = OpenVisionViT(config)
-        weights = find_file(folder, _FILES)
+        weights = find_file(folder, OPEN_CLIP_WEIGHTS)
         load_strict(vit, strip_visual_prefix(read_state(weights)), where=str(weights))
     vae = None
     if variant.frontend:
-        vae = diffusers_frontend(request, latent_shift=bool(_boolean(request, "latent_shift")))
+        vae = diffusers_frontend(request, latent_shift=bool(request.flag("latent_shift")))
     spec, normalisation = _preprocessing(document, request, config.image_size, behind_vae=vae is not None, where=where)
     vit = _resized(vit, request, 1 if vae is None else vae.downsampling)
     return openvision_encoder(request, vit, vae, normalisation=normalisation, input=spec)
@@ -222,15 +219,6 @@ def _preprocessing(
         where=f"{where}, preprocess_cfg",
     )
     return processor.spec, processor.normalisation
-
-
-def _boolean(request: LoadRequest, name: str) -> bool | None:
-    text = request.options.get(name)
-    if text is None:
-        return None
-    if text.lower() not in _BOOL:
-        raise ConfigError(f"the option '{name}' cannot be '{text}'", where="--encoder", fix=f"use {name}=true or false")
-    return _BOOL[text.lower()]
 
 
 def _resized(vit: OpenVisionViT, request: LoadRequest, downsampling: int) -> OpenVisionViT:

@@ -23,7 +23,7 @@ from ovbench.encoders.modeling.frozen import FrozenEncoder, check_device, check_
 from ovbench.encoders.modeling.sources import locate, read_json_file, seeded
 from ovbench.encoders.modeling.tiny_vae import TinyVAE
 from ovbench.encoders.modeling.vae_base import FrontEnd
-from ovbench.encoders.preprocess import HALF, with_aspect
+from ovbench.encoders.preprocess import HALF, as_asked
 
 log = logging.getLogger(__name__)
 ADAPTER_VERSION = 2
@@ -137,11 +137,8 @@ def load_vae_encoder(request: LoadRequest) -> VAEEncoder:
         log.warning("%s runs in float32: the dtype %s has no effect on a VAE", request.name, request.dtype)
     variant = request.variant
     vae = _mini(request) if variant.origin == "embedded" else _released(request)
-    side = request.size or variant.resolution_px
-    spec = variant.input or PreprocessSpec(size=(side, side))
-    spec = PreprocessSpec(size=(side, side), resample=spec.resample, aspect=spec.aspect)
-    if request.aspect is not None:
-        spec = with_aspect(spec, request.aspect, HALF.mean)
+    published = variant.input or PreprocessSpec(size=(variant.resolution_px, variant.resolution_px))
+    spec = as_asked(published, request, HALF.mean)
     return VAEEncoder(name=request.name, vae=vae, input=spec, random_seed=request.random_seed, device=request.device)
 
 
@@ -165,11 +162,7 @@ def _mini(request: LoadRequest) -> FrontEnd:
 
 
 def _released(request: LoadRequest) -> FrontEnd:
-    shift = request.options.get("latent_shift", "true").lower()
-    if shift not in ("true", "false"):
-        raise ConfigError(
-            f"the option 'latent_shift' cannot be '{shift}'", where="--encoder", fix="use latent_shift=true or false"
-        )
+    shift = request.flag("latent_shift")
     seed = request.random_seed
     if seed is not None and request.source is None:
         vae = seeded(lambda: build_diffusers_vae(request.variant.architecture, where=request.name), seed)
@@ -182,4 +175,4 @@ def _released(request: LoadRequest) -> FrontEnd:
         else:
             config = read_json_file(folder / "config.json", fix="name a diffusers VAE folder")
             vae = seeded(lambda: build_diffusers_vae(config, where=str(folder)), seed)
-    return DiffusersVAE(vae, latent_shift=shift == "true")
+    return DiffusersVAE(vae, latent_shift=shift is not False)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.names import suggest
+from ovbench.encoders.modeling.weights_file import check_finite, refuse_misfit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -310,21 +311,6 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -
         for key in sorted(set(expected) & set(state))
         if expected[key].shape != state[key].shape
     ]
-    faults = []
-    for title, names in (("missing", missing), ("unexpected", extra), ("wrong shape", shapes)):
-        if names:
-            faults.append(
-                f"{title}: {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            )
-    if faults:
-        raise DataError(
-            f"the weights do not fit the architecture ({'; '.join(faults)})",
-            where=where,
-            fix="check that the configuration and the weights are of the same model",
-        )
-    broken = [key for key, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
-    if broken:
-        raise DataError(
-            f"the weights hold NaN or infinite values: {', '.join(broken[:5])}", where=where, fix="get the file again"
-        )
+    refuse_misfit({"missing": missing, "unexpected": extra, "wrong shape": shapes}, where=where)
+    check_finite(state, where=where)
     module.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})

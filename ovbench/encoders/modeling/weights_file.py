@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from torch import Tensor
 from ovbench._base.errors import DataError
 
 C = TypeVar("C")
+FETCH_AGAIN = "get the file again, and compare its size with the one that its page states"
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -75,3 +76,39 @@ def build_config(kind: type[C], fields: Mapping[str, Any], *, where: str) -> C:
             where=where,
             fix="name weights that `ovbench pretrain` wrote for this family",
         ) from error
+
+
+def refuse_misfit(faults: Mapping[str, Sequence[str]], *, where: str) -> None:
+    """Refuses weights that are not those of the architecture.
+
+    Args:
+        faults: What is wrong → names of the entries; no names: nothing is.
+        where: The file or folder, for the message.
+
+    Raises:
+        DataError: Something is wrong; the first five entries of each kind are named.
+    """
+    text = "; ".join(
+        f"{title}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+        for title, names in faults.items()
+        if names
+    )
+    if text:
+        raise DataError(
+            f"the weights do not fit the architecture ({text})",
+            where=where,
+            fix="check that the configuration and the weights are of the same model",
+        )
+
+
+def check_finite(tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Refuses NaN and infinite weights.
+
+    Raises:
+        DataError: Some are; they are named.
+    """
+    broken = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise DataError(
+            f"the weights hold NaN or infinite values: {', '.join(broken[:5])}", where=where, fix=FETCH_AGAIN
+        )

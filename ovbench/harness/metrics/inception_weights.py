@@ -18,7 +18,8 @@ from torch import Tensor
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.fingerprint import file_sha256
 from ovbench._base.paths import cache_dir
-from ovbench.encoders.modeling.sources import check_finite, read_state
+from ovbench.encoders.modeling.sources import read_state
+from ovbench.encoders.modeling.weights_file import check_finite
 from ovbench.harness.metrics.inception import INPUT_PX, NETWORK, Inception
 
 Precision = Literal["float32", "bfloat16"]
@@ -190,7 +191,7 @@ def _build(state: Mapping[str, Tensor], where: str) -> Inception:
         network = Inception()
     network = network.to_empty(device="cpu")
     _load_strict(network, state, where)
-    check_finite(network, where=where)
+    check_finite(network.state_dict(), where=where)
     return network
 
 
