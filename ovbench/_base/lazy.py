@@ -8,7 +8,9 @@ from types import ModuleType
 from ovbench._base.errors import DependencyError
 from ovbench._base.torchvision_shim import allow_torchvision
 
-_IMPORT_TORCHVISION = {"torchvision", "transformers", "diffusers", "timm", "open_clip", "lmms_eval"}
+_IMPORT_TORCHVISION = {
+    "torchvision", "transformers", "diffusers", "timm", "open_clip", "lmms_eval", "torchmetrics",
+}  # fmt: skip
 
 
 def require(module: str, *, extra: str = "", purpose: str = "") -> ModuleType:

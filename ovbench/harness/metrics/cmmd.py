@@ -1,7 +1,8 @@
 """CMMD: the maximum mean discrepancy between CLIP embeddings, as its reference code prints it.
 
 Source: Jayasumana et al., Rethinking FID: Towards a Better Evaluation Metric for Image Generation (arXiv:2401.09603),
-section 4; reference code: sayakpaul/cmmd-pytorch `distance.py`, the port of google-research/cmmd.
+section 4; reference code: sayakpaul/cmmd-pytorch `distance.py`, the port of google-research/google-research `cmmd/`.
+The embeddings are those of the backend `clip-l14-336` (`clip_extractor.py`), which also says how pictures are read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Networks whose features the FID family compares, as named backends: uint8 pictures in, layers out.
 
 A backend is a network with its resize, normalisation and rounding. Only the 2015 Inception weights score `FID`; what
-any other network gives is `FD-<network>`.
+any other network gives is `FD-<network>`. Only the published CLIP ViT-L/14-336 scores `CMMD`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from ovbench.encoders.registry import load_encoder, parse_encoder, with_options
 from ovbench.harness.metrics.inception import INPUT_PX, LAYERS, NETWORK
 from ovbench.harness.metrics.inception_weights import RANDOM, Precision, full_float32, load_inception
 from ovbench.harness.metrics.resizing import RESIZES
+
+CMMD_TITLE = "FD-CLIP-L14-336"  # of a Fréchet distance in the space of CMMD
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,11 +59,14 @@ class ExtractorInfo:
     def metric_name(self, metric: str = "FID") -> str:
         """Returns the name that a score may carry: `FID`, `sFID`, `IS`, `KID` for the 2015 weights alone.
 
-        For any other network a Fréchet distance is `FD-<network>`, and other metrics are `<metric>-<network>`.
+        For any other network a Fréchet distance is `FD-<network>`, and other metrics are `<metric>-<network>`. `CMMD`
+        is the score of the published CLIP ViT-L/14-336 alone, and `CMMD-<network>` of any other.
         """
+        network = "Inception" if self.title == "FID" else self.title.removeprefix("FD-")
+        if metric == "CMMD":
+            return metric if self.title == CMMD_TITLE else f"CMMD-{network}"
         if self.title == "FID":
             return metric
-        network = self.title.removeprefix("FD-")
         return f"FD-{network}" if metric == "FID" else f"{metric}-{network}"
 
     @property
@@ -185,12 +190,16 @@ def _inception(request: _Request) -> Extractor:
     )
 
 
-def _encoder(spec: str, request: _Request) -> Encoder:
-    """Returns one of ovbench's encoders at 224 pixels."""
+def _one_form(request: _Request) -> None:
     if not request.fast:
         raise ConfigError(f"'{request.name}' has one form only", where="fast", fix="leave the option out")
     if request.compile:
         raise ConfigError(f"'{request.name}' is not compiled", where="--compile", fix="leave the option out")
+
+
+def _encoder(spec: str, request: _Request) -> Encoder:
+    """Returns one of ovbench's encoders at 224 pixels."""
+    _one_form(request)
     if request.resize is not None:
         raise ConfigError(f"the resize of '{request.name}' is fixed", where="--resize", fix="leave the option out")
     if request.weights == RANDOM:
@@ -295,8 +304,28 @@ def _efficientnet(request: _Request) -> Extractor:
     )
 
 
+def _clip(request: _Request) -> Extractor:
+    """CMMD of Jayasumana et al.: projected image embeddings, read as their program reads pictures."""
+    from ovbench.harness.metrics import clip_extractor  # it is made of this file's classes
+
+    _one_form(request)
+    _only_layer(request, clip_extractor.LAYER)
+    return clip_extractor.load_clip_extractor(
+        request.name,
+        weights=request.weights,
+        device=request.device,
+        precision=request.precision,
+        resize=request.resize or clip_extractor.RESIZE,
+    )
+
+
 EXTRACTORS: Mapping[str, Callable[[_Request], Extractor]] = MappingProxyType(
-    {**dict.fromkeys(_INCEPTION, _inception), "dinov2-l14": _dinov2, "efficientnet-lite0": _efficientnet}
+    {
+        **dict.fromkeys(_INCEPTION, _inception),
+        "dinov2-l14": _dinov2,
+        "efficientnet-lite0": _efficientnet,
+        "clip-l14-336": _clip,
+    }
 )
 
 
@@ -322,7 +351,8 @@ def load_extractor(
         compile: Compile the Inception network, which takes a minute and is worth it on a GPU.
         layers: Layers to return; None: all of the network. It stops at the deepest that is asked for.
         fast: The Inception network with folded batch norms; False: as it was published.
-        resize: Another resize than the backend's own, for an audit of conventions; Inception only.
+        resize: Another resize than the backend's own, for an audit of conventions; any for Inception, `torch-bicubic`
+            for CLIP.
 
     Raises:
         ConfigError: An unknown name, layer, resize, precision or device.
