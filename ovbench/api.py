@@ -11,6 +11,7 @@ from ovbench._base.paths import runs_dir
 if TYPE_CHECKING:
     import pandas
 
+    from ovbench.harness.metrics.fid_report import FidReport
     from ovbench.results.record import RunRecord
 
 
@@ -90,3 +91,62 @@ def leaderboard(
     from ovbench.results.store import RunStore
 
     return to_frame(compare(RunStore(Path(out) if out is not None else runs_dir()), suite=suite, protocol=protocol))
+
+
+def fid(
+    real: Path | str,
+    fake: Path | str,
+    *,
+    metrics: Sequence[str] | str | None = None,
+    mode: str = "adm",
+    extractor: str | None = None,
+    weights: str | None = None,
+    device: str = "cpu",
+    purpose: str = "generation",
+    versus: Path | str | None = None,
+    expect: int | None = None,
+    intervals: bool = True,
+    seed: int = 0,
+    cache: bool = True,
+) -> FidReport:
+    """Scores pictures against a reference; `report["fid"]` is a value, `report.to_dict()` everything (docs/fid.md).
+
+    Args:
+        real: Folder, zip, npz or parquet of pictures, or statistics (.npz, .pt).
+        fake: Pictures to score.
+        metrics: Names as for `ovbench fid --metrics`; None: what the mode's program prints.
+        mode: Whose conventions: `adm`, `torch-fidelity`, `pytorch-fid` or `clean`.
+        extractor: Network; None: the mode's.
+        weights: Of the network: a file or folder, `random` for a trial run; None: where they are looked for.
+        device: `cpu`, `cuda` or `cuda:N`.
+        purpose: `generation` or `reconstruction`.
+        versus: Another generator's pictures of the same seeds, for paired differences.
+        expect: Refuse a source that does not hold exactly so many distinct pictures.
+        intervals: Whether scores get 95% intervals.
+        seed: Of jackknife blocks and bootstrap draws.
+        cache: Remember features and references.
+
+    Raises:
+        OvbenchError: Anything that the user can mend; its text says what, where and how.
+    """
+    from ovbench.harness.metrics.fid_request import FidRequest
+    from ovbench.harness.metrics.fid_run import run_fid
+
+    names = metrics if metrics is None or isinstance(metrics, str) else ",".join(metrics)
+    return run_fid(
+        FidRequest(
+            real=Path(real),
+            fake=Path(fake),
+            metrics=names,
+            mode=mode,
+            extractor=extractor,
+            weights=weights,
+            device=device,
+            purpose=purpose,
+            versus=None if versus is None else Path(versus),
+            expect=expect,
+            intervals=intervals,
+            seed=seed,
+            cache=cache,
+        )
+    )

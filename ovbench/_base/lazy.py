@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 from ovbench._base.errors import DependencyError
@@ -38,3 +39,8 @@ def require(module: str, *, extra: str = "", purpose: str = "") -> ModuleType:
             where=purpose,
             fix=f"run: python -m pip install '{target}'",
         ) from error
+
+
+def installed(module: str) -> bool:
+    """Returns whether a package is installed, without importing it."""
+    return importlib.util.find_spec(module.partition(".")[0]) is not None

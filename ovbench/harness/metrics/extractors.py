@@ -59,7 +59,7 @@ class ExtractorInfo:
     def metric_name(self, metric: str = "FID") -> str:
         """Returns the name that a score may carry: `FID`, `sFID`, `IS`, `KID` for the 2015 weights alone.
 
-        For any other network a Fréchet distance is `FD-<network>`, and other metrics are `<metric>-<network>`. `CMMD`
+        For any other network a Fréchet distance is `FD-<network>` (`FD-infinity-<network>`), and other metrics are `<metric>-<network>`. `CMMD`
         is the score of the published CLIP ViT-L/14-336 alone, and `CMMD-<network>` of any other.
         """
         network = "Inception" if self.title == "FID" else self.title.removeprefix("FD-")
@@ -67,7 +67,7 @@ class ExtractorInfo:
             return metric if self.title == CMMD_TITLE else f"CMMD-{network}"
         if self.title == "FID":
             return metric
-        return f"FD-{network}" if metric == "FID" else f"{metric}-{network}"
+        return f"{metric.replace('FID', 'FD', 1) if metric.startswith('FID') else metric}-{network}"
 
     @property
     def convention(self) -> dict[str, Any]:
@@ -132,6 +132,7 @@ class _Request:
     layers: tuple[str, ...] | None
     fast: bool
     resize: str | None
+    centre: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,7 +159,7 @@ def _inception(request: _Request) -> Extractor:
     resize = lookup(RESIZES, resize_name, kind="resize", where="--resize")
     loaded = load_inception(request.weights, fast=request.fast, device=request.device, precision=request.precision)
     layers = request.layers or tuple(LAYERS)
-    centre = mode.centre
+    centre = mode.centre if request.centre is None else request.centre
     network: Any = torch.compile(loaded.network, dynamic=False) if request.compile else loaded.network
     dtype = loaded.network.fc.weight.dtype
 
@@ -339,6 +340,7 @@ def load_extractor(
     layers: Sequence[str] | None = None,
     fast: bool = True,
     resize: str | None = None,
+    centre: float | None = None,
 ) -> Extractor:
     """Returns a backend that is ready to run.
 
@@ -353,6 +355,7 @@ def load_extractor(
         fast: The Inception network with folded batch norms; False: as it was published.
         resize: Another resize than the backend's own, for an audit of conventions; any for Inception, `torch-bicubic`
             for CLIP.
+        centre: Another c of the normalisation (x - c) / c, likewise; Inception only.
 
     Raises:
         ConfigError: An unknown name, layer, resize, precision or device.
@@ -378,5 +381,6 @@ def load_extractor(
             layers=None if layers is None else tuple(layers),
             fast=fast,
             resize=resize,
+            centre=centre,
         )
     )

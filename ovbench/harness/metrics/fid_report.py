@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ovbench.harness.metrics.fid_audit import Audit
 from ovbench.harness.metrics.frechet import FrechetCurve
 from ovbench.harness.metrics.jackknife import PairedDifference
 from ovbench.harness.metrics.picture_scores import PictureScore
@@ -27,6 +28,7 @@ class FidReport:
     scores: tuple[PictureScore, ...]
     differences: tuple[Difference, ...]
     curve: FrechetCurve | None
+    audit: Audit | None
     warnings: tuple[str, ...]
     mode: str
     real: Mapping[str, Any]
@@ -54,6 +56,7 @@ class FidReport:
                 {
                     "metric": entry.metric,
                     "name": entry.name,
+                    "label": entry.name,
                     "value": entry.found.value,
                     "low": entry.found.interval.low,
                     "high": entry.found.interval.high,
@@ -62,6 +65,7 @@ class FidReport:
                 for entry in self.differences
             ],
             "curve": None if self.curve is None else asdict(self.curve),
+            "audit": None if self.audit is None else self.audit.to_dict(),
             "warnings": list(self.warnings),
             "real": dict(self.real),
             "fake": dict(self.fake),
@@ -73,11 +77,20 @@ class FidReport:
         }
 
 
+def _label(entry: PictureScore) -> str:
+    """Returns the name as tables print it: the number of pictures is a part of a distance's name, as in FID-50k."""
+    name, n = entry.score.spec.name, entry.score.n
+    if entry.metric not in ("fid", "sfid"):
+        return name
+    return f"{name}-{n // 1000}k" if n and n % 1000 == 0 else f"{name}-{n}"
+
+
 def _score_row(entry: PictureScore) -> dict[str, Any]:
     score = entry.score
     return {
         "metric": entry.metric,
         "name": score.spec.name,
+        "label": _label(entry),
         "value": score.value,
         "reason": score.reason,
         "unit": score.spec.unit,

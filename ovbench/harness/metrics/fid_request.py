@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.names import unknown
 from ovbench.harness.metrics.archives import open_zip
 from ovbench.harness.metrics.conventions import METRICS, Mode, check_network, default_metrics, mode_of, parse_metrics
 from ovbench.harness.metrics.extractors import Extractor, load_extractor
+from ovbench.harness.metrics.fid_audit import AuditRequest
 from ovbench.harness.metrics.image_sources import ImageSource
 from ovbench.harness.metrics.inception_weights import Precision
 from ovbench.harness.metrics.pair_scores import Measure, measures_of
@@ -39,7 +40,7 @@ class FidRequest:
     skip_bad: int = 0
     convert: bool = False
     expect: int | None = None  # exactly so many distinct generated pictures
-    purpose: Purpose = "generation"
+    purpose: str = "generation"  # of Purpose
     split: str | None = None  # which pictures the reference is of, for the record
     versus: Path | None = None  # pictures of another generator, from the same seeds in the same order
     kid_subset_size: int = 1000
@@ -47,6 +48,7 @@ class FidRequest:
     seed: int = 0
     cache: bool = True
     save_reference: Path | None = None
+    audit: AuditRequest | None = None
 
     def __post_init__(self) -> None:
         if self.purpose not in get_args(Purpose):
@@ -59,6 +61,17 @@ class FidRequest:
             raise ConfigError(
                 f"statistics are written as .npz, got '{self.save_reference.name}'", where="--save-reference"
             )
+
+
+def check_precision(name: str) -> Precision:
+    """Returns a precision by its name.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    if name not in get_args(Precision):
+        raise unknown("precision", name, get_args(Precision), where="--precision")
+    return cast(Precision, name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +99,7 @@ def open_inputs(request: FidRequest) -> FidInputs:
     """
     mode = mode_of(request.mode)
     asked = None if request.metrics is None else parse_metrics(request.metrics)
-    statistics = _statistics(request.real, request.purpose)
-    holds_pictures = statistics is None or statistics.pictures > 0
-    real = _source(request, request.real) if holds_pictures else None
+    statistics, real = open_reference(request, request.real)
     fake = _source(request, request.fake)
     if request.expect is not None and len(fake) != request.expect and not request.skip_bad:
         raise DataError(
@@ -122,7 +133,7 @@ def open_inputs(request: FidRequest) -> FidInputs:
         metrics = sets or default_metrics(mode, extractor=info.name, logits=logits)
         check_network(metrics, info.name, spatial=info.spatial is not None, logits=logits)
         if statistics is not None:
-            warnings += [*check_purpose(statistics, request.purpose), *check_match(statistics, info)]
+            warnings += [*check_purpose(statistics, cast(Purpose, request.purpose)), *check_match(statistics, info)]
             _check_reference(request, statistics, real, metrics, asked=sets is not None)
         if not info.trained:
             warnings.append("the network is untrained: these numbers say nothing about pictures")
@@ -131,12 +142,24 @@ def open_inputs(request: FidRequest) -> FidInputs:
                 f"the network runs in {info.precision}, which moves its features by {info.value_change:.1e}: "
                 "a quick look, not a number to report"
             )
+    if request.audit is not None:
+        if extractor is None:
+            raise ConfigError("the audit is of the Fréchet distance", where="--audit", fix="add fid to --metrics")
+        for path in request.audit.references:
+            open_reference(request, path)
     if (network := measures.get("lpips")) is not None and network.name != METRICS["lpips"].title:
         warnings.append("the network of LPIPS is untrained: its numbers say nothing about pictures")
     return FidInputs(
         request=request, mode=mode, metrics=metrics, measures=measures, statistics=statistics, real=real, fake=fake,
         versus=versus, extractor=extractor, warnings=tuple(warnings), asked=asked or metrics,
     )  # fmt: skip
+
+
+def open_reference(request: FidRequest, path: Path) -> tuple[Reference | None, ImageSource | None]:
+    """Returns the statistics of a file, its pictures, or both: ADM's statistics are of more than its pictures."""
+    statistics = _statistics(path)
+    holds_pictures = statistics is None or statistics.pictures > 0
+    return statistics, _source(request, path) if holds_pictures else None
 
 
 def _check_reference(
@@ -164,7 +187,7 @@ def _check_reference(
             )
 
 
-def _statistics(path: Path, purpose: Purpose) -> Reference | None:
+def _statistics(path: Path) -> Reference | None:
     """Returns the reference that a statistics file holds; None for pictures."""
     path = path.expanduser()
     if path.suffix.lower() in _STATISTICS:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,16 +18,18 @@ from ovbench.harness.feature_cache import FOLDER, FeatureCache
 from ovbench.harness.metrics.collect import Collected, collect
 from ovbench.harness.metrics.conventions import METRICS
 from ovbench.harness.metrics.extractors import Extractor
+from ovbench.harness.metrics.fid_audit import Audit, AuditData, run_audit
 from ovbench.harness.metrics.fid_report import Difference, FidReport
-from ovbench.harness.metrics.fid_request import FidInputs, FidRequest, open_inputs
-from ovbench.harness.metrics.frechet import FrechetCurve
+from ovbench.harness.metrics.fid_request import FidInputs, FidRequest, open_inputs, open_reference
+from ovbench.harness.metrics.frechet import FrechetCurve, Gaussian
 from ovbench.harness.metrics.image_sources import ImageSource
-from ovbench.harness.metrics.jackknife import NUM_BLOCKS, paired_frechet_difference, paired_mean_difference
+from ovbench.harness.metrics.jackknife import NUM_BLOCKS, paired_difference_against, paired_mean_difference
 from ovbench.harness.metrics.manifold import tile_size
 from ovbench.harness.metrics.pair_scores import PairScores, score_pairs
 from ovbench.harness.metrics.picture_scores import Against, PictureScore, Settings, score_sets, spec_of
 from ovbench.harness.metrics.reference_cache import reference_of
-from ovbench.harness.metrics.references import Gaussian, Reference, check_match, write_reference
+from ovbench.harness.metrics.references import Gaussian as StoredGaussian
+from ovbench.harness.metrics.references import Purpose, Reference, check_match, write_reference
 from ovbench.results.provenance import cpu_model, git_state, package_versions, peak_rss_bytes, utc
 
 JOB = "fid"
@@ -43,7 +46,28 @@ def run_fid(request: FidRequest, listener: Listener = ignore) -> FidReport:
     Raises:
         OvbenchError: Anything that a user can mend; what had been computed until then is in the feature cache.
     """
-    return FidRun(open_inputs(request), listener).report()
+    return open_run(request, listener).report()
+
+
+def open_run(request: FidRequest, listener: Listener = ignore) -> FidRun:
+    """Opens and checks everything that a comparison needs.
+
+    Raises:
+        OvbenchError: Anything that a user can mend.
+    """
+    return FidRun(open_inputs(request), listener)
+
+
+def headline(run: FidRun) -> str:
+    """Returns the line that says which pictures, network and conventions are used."""
+    inputs, request = run.inputs, run.request
+    words = [f"fid · {request.fake.name} ({len(inputs.fake)}) against {request.real.name}"]
+    if inputs.real is not None:
+        words[0] += f" ({len(inputs.real)})"
+    if inputs.extractor is not None:
+        info = inputs.extractor.info
+        words += [f"mode {request.mode}", f"{info.network}, resize {info.resize}", f"weights {info.weights_sha256[:8]}"]
+    return " · ".join([*words, ", ".join(inputs.asked)])
 
 
 class FidRun:
@@ -77,6 +101,7 @@ class FidRun:
             scores += found.scores
             differences += gaps
             self.warnings += found.warnings
+        audit = self._audit() if self.request.audit is not None else None
         order = {name: place for place, name in enumerate(self.inputs.asked)}
         scores.sort(key=lambda entry: order.get(entry.metric, len(order)))
         for entry in scores:
@@ -86,6 +111,7 @@ class FidRun:
             scores=tuple(scores),
             differences=tuple(differences),
             curve=curve,
+            audit=audit,
             warnings=tuple(dict.fromkeys(self.warnings)),
             mode=self.request.mode,
             real=self._about_real,
@@ -133,14 +159,14 @@ class FidRun:
         needed = any(METRICS[name].needs == "reference pictures" for name in self.inputs.metrics)
         if statistics is not None and (source is None or not needed):
             self._about_real = self._about_statistics(statistics)
-            return Against(stats=statistics, rows=statistics.features)
+            return Against.of(statistics, statistics.features, extractor.device)
         assert source is not None
         wants_radii = {"precision", "recall"} & set(self.inputs.metrics)
         began = time.perf_counter()
         found = reference_of(
             source,
             extractor,
-            purpose=self.request.purpose,
+            purpose=cast(Purpose, self.request.purpose),
             cache_folder=self.folder,
             cache=self.cache,
             tile=(lambda count: tile_size(count, len(self.inputs.fake))) if wants_radii else None,
@@ -155,7 +181,7 @@ class FidRun:
             # ADM's file: mu and sigma are of the whole training set, its pictures serve precision, recall and KID.
             self._about_real = {**self._about_statistics(statistics), "pictures": reference.n}
             radii = {"radii_k3": reference.radii_k3, "radii_tile": reference.radii_tile}
-            return Against(stats=replace(statistics, **radii), rows=reference.features)
+            return Against.of(replace(statistics, **radii), reference.features, extractor.device)
         self.warnings += [f"reference: {note}" for note in reference.notes]
         self.warnings += check_match(reference, extractor.info)
         self._about_real = {
@@ -163,7 +189,7 @@ class FidRun:
         }  # fmt: skip
         if self.request.save_reference is not None:
             write_reference(self.request.save_reference, reference)
-        return Against(stats=reference, rows=reference.features)
+        return Against.of(reference, reference.features, extractor.device)
 
     def collected(self, step: str, source: ImageSource, extractor: Extractor) -> Collected:
         """Returns the features of a set of generated pictures."""
@@ -220,24 +246,18 @@ class FidRun:
         if source is None:
             return []
         other = self.collected("versus", source, extractor)
-        info, stats = extractor.info, against.stats
+        info = extractor.info
         layers: list[tuple[str, str, Gaussian]] = []
         if "fid" in self.inputs.metrics:
-            layers.append(("fid", info.pool, stats.pool))
-        if "sfid" in self.inputs.metrics and info.spatial is not None and stats.spatial is not None:
-            layers.append(("sfid", info.spatial, stats.spatial))
+            layers.append(("fid", info.pool, against.pool))
+        if "sfid" in self.inputs.metrics and info.spatial is not None and against.spatial is not None:
+            layers.append(("sfid", info.spatial, against.spatial))
         found: list[Difference] = []
-        for metric, layer, gaussian in layers:
+        for metric, layer, reference in layers:
             first, second = generated.features.rows[layer], other.features.rows[layer]
-            gap = paired_frechet_difference(
-                first,
-                second,
-                gaussian.mu,
-                gaussian.sigma,
-                stats.n,
-                num_blocks=max(2, min(NUM_BLOCKS, len(first) // 2)),
-                seed=self.request.seed,
-                device=extractor.device,
+            blocks = max(2, min(NUM_BLOCKS, len(first) // 2))
+            gap = paired_difference_against(
+                first, second, reference, num_blocks=blocks, seed=self.request.seed, device=extractor.device
             )
             found.append(Difference(metric=metric, name=spec_of(metric, info).name, found=gap))
         return found
@@ -272,6 +292,63 @@ class FidRun:
         )
         self.reporter.ended(step, cached=False, seconds=time.perf_counter() - began)
         return found
+
+    # --- audit -----------------------------------------------------------------------------------------------------
+
+    def _audit(self) -> Audit:
+        inputs, asked = self.inputs, self.request.audit
+        assert asked is not None
+        assert inputs.extractor is not None, "open_inputs refuses an audit without a network"
+        extractor = inputs.extractor
+        fake, real = (
+            None if source is None else self._few(source, asked.limit) for source in (inputs.fake, inputs.real)
+        )
+        assert fake is not None
+        data = AuditData(
+            extractor=extractor,
+            weights=self.request.weights,
+            fake=lambda other: self._pool_rows(fake, other),
+            real=None if real is None or inputs.statistics is not None else lambda other: self._pool_rows(real, other),
+            stats=inputs.statistics,
+            others={
+                path.name: lambda path=path: self._other_reference(path, extractor) for path in asked.references
+            },
+            seed=self.request.seed,
+        )  # fmt: skip
+        began = time.perf_counter()
+        found = run_audit(data, self.reporter.step("audit"))
+        self._ended("audit", began)
+        return found
+
+    def _few(self, source: ImageSource, limit: int | None) -> ImageSource:
+        if limit is None or limit >= len(source):
+            return source
+        request = self.request
+        return ImageSource(
+            source.path, crop_px=request.crop_px, skip_bad=request.skip_bad, convert=request.convert, limit=limit
+        )
+
+    def _pool_rows(self, source: ImageSource, extractor: Extractor) -> np.ndarray:
+        info, scratch = extractor.info, self.folder / "scratch"
+        found = collect(
+            source, extractor, keep={info.pool}, folder=scratch, cache=self.cache, batch_size=self.request.batch_size
+        )
+        return found.features.rows[info.pool]
+
+    def _other_reference(self, path: Path, extractor: Extractor) -> tuple[StoredGaussian, int | None]:
+        statistics, source = open_reference(self.request, path)
+        if statistics is not None:
+            return statistics.pool, statistics.n
+        assert source is not None
+        found = reference_of(
+            source,
+            extractor,
+            purpose=cast(Purpose, self.request.purpose),
+            cache_folder=self.folder,
+            cache=self.cache,
+            batch_size=self.request.batch_size,
+        )
+        return found.reference.pool, found.reference.n
 
     # --- about -----------------------------------------------------------------------------------------------------
 

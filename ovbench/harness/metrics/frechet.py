@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -56,12 +56,16 @@ class FrechetResult:
 
 @dataclass(frozen=True, slots=True)
 class Gaussian:
-    """Mean [d] and covariance [d, d] in float64, checked, with the number of samples behind them (None: unknown)."""
+    """Mean [d] and covariance [d, d] in float64, checked, with the number of samples behind them (None: unknown).
+
+    It is decomposed when that is first needed, and once: several scores against one reference share the work.
+    """
 
     mu: torch.Tensor
     sigma: torch.Tensor
     n: int | None
     name: str
+    _roots: dict[str, torch.Tensor | None] = field(default_factory=dict, repr=False, compare=False)
 
 
 def gaussian(
@@ -133,11 +137,25 @@ def cholesky(stats: Gaussian) -> torch.Tensor | None:
     """Returns L with L L^T = S, or None where n does not exceed d, n is unknown, or S is singular."""
     if stats.n is None or stats.n <= len(stats.mu):
         return None
-    factor, info = torch.linalg.cholesky_ex(stats.sigma)
-    return None if int(info) else factor
+    if "cholesky" not in stats._roots:
+        lower, info = torch.linalg.cholesky_ex(stats.sigma)
+        stats._roots["cholesky"] = None if int(info) else lower
+    return stats._roots["cholesky"]
 
 
 def factor(stats: Gaussian) -> torch.Tensor:
+    """Returns F with F F^T = S, [d, r]: the centred rows where there are at most d of them, else of eigenvectors.
+
+    Raises:
+        DataError: S has an eigenvalue below -1e-6 of its trace.
+    """
+    found = stats._roots.get("factor")
+    if found is None:
+        found = stats._roots["factor"] = _eigen_factor(stats)
+    return found
+
+
+def _eigen_factor(stats: Gaussian) -> torch.Tensor:
     """Returns F with F F^T = S, [d, r], from the eigenvectors of S.
 
     Eigenvalues that n samples cannot have (rank <= n - 1) and eigenvalues within rounding of 0 are left out: there are
@@ -225,6 +243,11 @@ def frechet_distance(
             where="mu1, mu2",
             fix="score both with the same extractor and layer",
         )
+    return frechet_between(first, second)
+
+
+def frechet_between(first: Gaussian, second: Gaussian) -> FrechetResult:
+    """Returns the distance of checked statistics of equal dimensions."""
     root, solver = trace_sqrt(first, second)
     return assemble(first, second, root, solver)
 
@@ -262,7 +285,23 @@ def moments_of(features: Features, name: str, device: torch.device | str | None 
     check_features(features, name, min_rows=2)
     moments = Moments(device)
     moments.add(features)
-    return Gaussian(moments.mean(), moments.covariance(), moments.count, name)
+    found = Gaussian(moments.mean(), moments.covariance(), moments.count, name)
+    if len(features) <= features.shape[1]:
+        found._roots["factor"] = _row_factor(to_float64(features, device) - found.mu)
+    return found
+
+
+def _row_factor(gaps: torch.Tensor) -> torch.Tensor:
+    """Returns F with F F^T = the covariance of centred rows [n, d], [d, n - 1].
+
+    The rows sum to 0, so one of the n directions among them is empty; a reflection turns it into the first row.
+    """
+    count = len(gaps)
+    axis = torch.full((count,), count**-0.5, dtype=gaps.dtype, device=gaps.device)
+    axis[0] -= 1.0
+    axis /= axis.norm()
+    turned = gaps - 2.0 * torch.outer(axis, axis @ gaps)
+    return turned[1:].T / (count - 1) ** 0.5
 
 
 def frechet_from_features(
@@ -340,7 +379,26 @@ def frechet_curve(
         seed: Of the subsets.
         device: Where to compute; None is where the arrays are.
     """
+    reference = gaussian(reference_mu, reference_sigma, reference_n, "reference_mu, reference_sigma", device)
+    return curve_against(reference, generated, sizes=sizes, seed=seed, device=device)
+
+
+def curve_against(
+    reference: Gaussian,
+    generated: Features,
+    *,
+    sizes: Sequence[int] | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> FrechetCurve:
+    """Returns `frechet_curve` against checked statistics."""
     check_features(generated, "generated", min_rows=2)
+    if generated.shape[1] != len(reference.mu):
+        raise DataError(
+            f"the features have {generated.shape[1]} dimensions and the reference has {len(reference.mu)}",
+            where="generated",
+            fix="score both with the same extractor and layer",
+        )
     num_generated = len(generated)
     chosen = curve_sizes(num_generated) if sizes is None else tuple(sizes)
     for size in chosen:
@@ -350,11 +408,6 @@ def frechet_curve(
     values: list[float] = []
     for size in chosen:
         subset = generated[generator.choice(num_generated, size, replace=False)]
-        part = moments_of(subset, "generated", device)
-        values.append(
-            frechet_distance(
-                reference_mu, reference_sigma, part.mu, part.sigma, reference_n, part.n, device=device
-            ).value
-        )
+        values.append(frechet_between(reference, moments_of(subset, "generated", device)).value)
     slope, infinity = np.polyfit(1.0 / np.array(chosen, dtype=np.float64), np.array(values), 1)
     return FrechetCurve(sizes=chosen, values=tuple(values), infinity=float(infinity), slope=float(slope), seed=seed)

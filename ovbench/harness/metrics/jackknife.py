@@ -221,7 +221,21 @@ def jackknife_frechet(
             confirm it, else exact.
         device: Where to compute; None is where the arrays are.
     """
-    parts = _prepare(features, gaussian(mu, sigma, n, "mu, sigma", device), num_blocks, seed, method, device)
+    reference = gaussian(mu, sigma, n, "mu, sigma", device)
+    return jackknife_against(features, reference, num_blocks=num_blocks, seed=seed, method=method, device=device)
+
+
+def jackknife_against(
+    features: Features,
+    reference: Gaussian,
+    *,
+    num_blocks: int = NUM_BLOCKS,
+    seed: int = 0,
+    method: Method = "auto",
+    device: torch.device | str | None = None,
+) -> FrechetJackknife:
+    """Returns `jackknife_frechet` against checked statistics."""
+    parts = _prepare(features, reference, num_blocks, seed, method, device)
     values, used, reason = _leave_out(parts, method)
     error, bias = _error(values), (num_blocks - 1) * (float(values.mean()) - parts.value)
     corrected = parts.value - bias
@@ -289,8 +303,24 @@ def paired_frechet_difference(
         method: As in `jackknife_frechet`.
         device: Where to compute; None is where the arrays are.
     """
-    _check_paired(len(first), len(second))
     reference = gaussian(mu, sigma, n, "mu, sigma", device)
+    return paired_difference_against(
+        first, second, reference, num_blocks=num_blocks, seed=seed, method=method, device=device
+    )
+
+
+def paired_difference_against(
+    first: Features,
+    second: Features,
+    reference: Gaussian,
+    *,
+    num_blocks: int = NUM_BLOCKS,
+    seed: int = 0,
+    method: Method = "auto",
+    device: torch.device | str | None = None,
+) -> PairedDifference:
+    """Returns `paired_frechet_difference` against checked statistics."""
+    _check_paired(len(first), len(second))
     values, wholes = [], []
     for name, features in (("first", first), ("second", second)):
         parts = _prepare(features, reference, num_blocks, seed, method, device, name)

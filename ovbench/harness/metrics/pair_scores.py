@@ -110,7 +110,9 @@ def score_pairs(
         if progress is not None:
             progress(done, len(original))
     values = {name: np.concatenate(parts).astype(np.float64) for name, parts in found.items()}
-    scores = tuple(_score(name, measures[name], array, intervals=intervals, seed=seed) for name, array in values.items())
+    scores = tuple(
+        _score(name, measures[name], array, intervals=intervals, seed=seed) for name, array in values.items()
+    )
     return PairScores(values=values, scores=scores, warnings=warnings)
 
 
@@ -150,4 +152,3 @@ def _score(metric: str, measure: Measure, values: np.ndarray, *, intervals: bool
     spec = replace(spec_of(metric, None), name=measure.name, title=measure.name)
     score = ScoredMetric(spec=spec, group=None, value=float(values.mean()), n=len(values), interval=interval)
     return PictureScore(metric=metric, score=score, num_reference=len(values), how=_HOW[metric])
-

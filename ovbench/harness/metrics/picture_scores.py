@@ -6,22 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 
 from ovbench.harness.metrics.base import Interval, MetricSpec, ScoredMetric, undefined
 from ovbench.harness.metrics.cmmd import SCALE, SIGMA, embeddings
 from ovbench.harness.metrics.conventions import METRICS, Mode
 from ovbench.harness.metrics.extractors import ExtractorInfo
 from ovbench.harness.metrics.feature_sets import FeatureSet
-from ovbench.harness.metrics.frechet import (
-    FrechetCurve,
-    FrechetResult,
-    frechet_curve,
-    frechet_distance,
-    frechet_from_features,
-)
+from ovbench.harness.metrics.frechet import FrechetCurve, curve_against, frechet_between, gaussian, moments_of
+from ovbench.harness.metrics.frechet import Gaussian as Statistics
 from ovbench.harness.metrics.inception_score import adm_splits, is_adm, is_tf, score_without_blocks, tf_splits
 from ovbench.harness.metrics.interval import no_interval, wilson_interval
-from ovbench.harness.metrics.jackknife import NUM_BLOCKS, block_rows, jackknife_frechet, jackknife_interval
+from ovbench.harness.metrics.jackknife import NUM_BLOCKS, block_rows, jackknife_against, jackknife_interval
 from ovbench.harness.metrics.kid import (
     Kernel,
     gaussian_kernel,
@@ -62,11 +58,16 @@ class Against:
 
     stats: Reference
     rows: np.ndarray | None = field(repr=False)  # [N, D] of its pictures; None: there are none, or they are not needed
+    pool: Statistics = field(repr=False)
+    spatial: Statistics | None = field(repr=False)
 
-    @property
-    def rows_are_stats(self) -> bool:
-        """Whether mu and sigma are of these very rows; ADM's file holds a part of the pictures alone."""
-        return self.rows is not None and self.stats.n == len(self.rows)
+    @classmethod
+    def of(cls, stats: Reference, rows: np.ndarray | None, device: torch.device) -> Against:
+        """Returns a reference whose statistics were checked, and are decomposed once for all scores."""
+        # ADM's file holds a part of the pictures alone, whose rows are then not those of mu and sigma.
+        own = rows if rows is not None and stats.n == len(rows) else None
+        spatial = None if stats.spatial is None else checked(stats.spatial, stats.n, device)
+        return cls(stats=stats, rows=rows, pool=checked(stats.pool, stats.n, device, own), spatial=spatial)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,17 +132,11 @@ def score_sets(
     return Scored(scores=tuple(scores), curve=work.curve)
 
 
-def frechet(
-    against: Against, generated: FeatureSet, layer: str, gaussian: Gaussian, rows: np.ndarray | None
-) -> FrechetResult:
-    """Returns the distance of one layer; from the rows themselves where both sets are smaller than their width."""
-    own = generated.rows.get(layer)
-    if rows is not None and own is not None and max(len(rows), len(own)) < gaussian.dim:
-        return frechet_from_features(rows, own, device=generated.device)
-    stats = generated.gaussian(layer)
-    return frechet_distance(
-        gaussian.mu, gaussian.sigma, stats.mu, stats.sigma, against.stats.n, generated.count, device=generated.device
-    )
+def checked(reference: Gaussian, n: int | None, device: torch.device, rows: np.ndarray | None = None) -> Statistics:
+    """Returns statistics ready for several scores; from the rows themselves where there are fewer than dimensions."""
+    if rows is not None and len(rows) <= reference.dim:
+        return moments_of(rows, "reference", device)
+    return gaussian(reference.mu, reference.sigma, n, "reference", device)
 
 
 class _Work:
@@ -157,14 +152,13 @@ class _Work:
     def score(self, metric: str) -> PictureScore:
         match metric:
             case "fid":
-                return self._distance(metric, self.info.pool, self.against.stats.pool)
+                return self._distance(metric, self.info.pool, self.against.pool)
             case "sfid":
                 layer = self.info.spatial
                 assert layer is not None, "check_network refuses sFID here"
-                spatial = self.against.stats.spatial
-                if spatial is None:
+                if self.against.spatial is None:
                     return self._undefined(metric, "the reference holds no spatial statistics (mu_s, sigma_s)")
-                return self._distance(metric, layer, spatial)
+                return self._distance(metric, layer, self.against.spatial)
             case "fid-infinity":
                 return self._infinity()
             case "is":
@@ -212,21 +206,17 @@ class _Work:
             return no_interval(f"a jackknife needs at least 4 pictures, got {self.generated.count}")
         return None
 
-    def _distance(self, metric: str, layer: str, gaussian: Gaussian) -> PictureScore:
-        pooled = layer == self.info.pool and self.against.rows_are_stats
-        found = frechet(self.against, self.generated, layer, gaussian, self.against.rows if pooled else None)
+    def _distance(self, metric: str, layer: str, reference: Statistics) -> PictureScore:
+        rows = self.generated.rows.get(layer)
+        stats = self.generated.gaussian(layer)
+        found = frechet_between(reference, checked(stats, self.generated.count, self.generated.device, rows))
         interval, note = self._no_interval(), ""
-        if interval is None and layer not in self.generated.rows:
+        if interval is None and rows is None:
             interval = no_interval("the rows of this layer were not kept")
         if interval is None:
-            knife = jackknife_frechet(
-                self.generated.rows[layer],
-                gaussian.mu,
-                gaussian.sigma,
-                self.against.stats.n,
-                num_blocks=self._blocks(),
-                seed=self.settings.seed,
-                device=self.device,
+            assert rows is not None
+            knife = jackknife_against(
+                rows, reference, num_blocks=self._blocks(), seed=self.settings.seed, device=self.device
             )
             interval = jackknife_interval(found.value, np.array(knife.without_block), "the distance")
             note = f"; about {knife.bias:.3g} of it comes from the {self.generated.count} pictures being so few"
@@ -235,21 +225,15 @@ class _Work:
         return self._made(metric, found.value, interval, how, num_reference=found.n1, warnings=warnings)
 
     def _infinity(self) -> PictureScore:
-        stats, count = self.against.stats, self.generated.count
+        count = self.generated.count
         if count < 4:
             return self._undefined("fid-infinity", f"a line through sizes needs at least 4 pictures, got {count}")
-        self.curve = curve = frechet_curve(
-            stats.pool.mu,
-            stats.pool.sigma,
-            self.generated.rows[self.info.pool],
-            reference_n=stats.n,
-            seed=self.settings.seed,
-            device=self.device,
-        )
+        rows = self.generated.rows[self.info.pool]
+        self.curve = curve = curve_against(self.against.pool, rows, seed=self.settings.seed, device=self.device)
         sizes = curve.sizes
         how = f"line in 1/n through {len(sizes)} sizes from {sizes[0]} to {sizes[-1]}, seed {curve.seed}"
         interval = no_interval("the scatter about the line is not the error of its end")
-        return self._made("fid-infinity", curve.infinity, interval, how, num_reference=stats.n)
+        return self._made("fid-infinity", curve.infinity, interval, how, num_reference=self.against.stats.n)
 
     def _inception_score(self) -> PictureScore:
         layer = self.info.logits

@@ -188,6 +188,15 @@ def square_pil_bicubic_u8(images: Tensor, size: int) -> Tensor:
     return pil_bicubic_u8(images[:, :, top : top + side, left : left + side], size)
 
 
+def rounded(resize: Resize) -> Resize:
+    """Returns a resize whose grey levels are rounded to whole ones: what saving the resized picture does."""
+
+    def run(images: Tensor, size: int) -> Tensor:
+        return resize(images, size).round_().clamp_(0, 255)
+
+    return run
+
+
 RESIZES: Mapping[str, Resize] = MappingProxyType(
     {
         "tf1-bilinear": tf1_bilinear,
@@ -198,5 +207,9 @@ RESIZES: Mapping[str, Resize] = MappingProxyType(
         "pil-bicubic": pil_bicubic_matmul,
         "pil-bicubic-u8": pil_bicubic_u8,
         "square-pil-bicubic-u8": square_pil_bicubic_u8,
+        "tf1-bilinear-u8": rounded(tf1_bilinear),
+        "torch-bilinear-u8": rounded(torch_bilinear),
+        "torch-bilinear-antialias-u8": rounded(torch_bilinear_antialias),
+        "torch-bicubic-antialias-u8": rounded(torch_bicubic_antialias),
     }
 )
