@@ -27,14 +27,20 @@ def cmmd(first: Features, second: Features, *, device: torch.device | str | None
     Raises:
         DataError: A row is zero, or the sets do not fit together.
     """
-    check_features(first, "first", min_rows=2)
-    check_features(second, "second", min_rows=2)
     check_same_dim(first, second, "first, second")
-    rows = []
-    for name, features in (("first", first), ("second", second)):
-        values = to_float64(features, device)
-        lengths = values.norm(dim=1, keepdim=True)
-        if bool((lengths == 0).any()):
-            raise DataError("an embedding is zero and has no direction", where=name, fix="look for a damaged image")
-        rows.append(values / lengths)
-    return SCALE * mmd2(gaussian_kernel(SIGMA), rows[0], rows[1], biased=True)
+    rows = embeddings(first, "first", device), embeddings(second, "second", device)
+    return SCALE * mmd2(gaussian_kernel(SIGMA), *rows, biased=True)
+
+
+def embeddings(features: Features, name: str, device: torch.device | str | None = None) -> torch.Tensor:
+    """Returns rows of length 1 in float64, [n, d]; n >= 2.
+
+    Raises:
+        DataError: A row is zero, or `name` is no feature matrix.
+    """
+    check_features(features, name, min_rows=2)
+    values = to_float64(features, device)
+    lengths = values.norm(dim=1, keepdim=True)
+    if bool((lengths == 0).any()):
+        raise DataError("an embedding is zero and has no direction", where=name, fix="look for a damaged image")
+    return values / lengths

@@ -122,6 +122,13 @@ def symmetric_eigen(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return values, vectors
 
 
+def symmetric_eigenvalues(matrix: torch.Tensor) -> torch.Tensor:
+    """Returns the ascending eigenvalues [d] of a symmetric matrix; on a CPU by NumPy, as `singular_values`."""
+    if matrix.device.type == "cpu":
+        return torch.from_numpy(np.linalg.eigvalsh(matrix.numpy()))
+    return torch.linalg.eigvalsh(matrix)
+
+
 def cholesky(stats: Gaussian) -> torch.Tensor | None:
     """Returns L with L L^T = S, or None where n does not exceed d, n is unknown, or S is singular."""
     if stats.n is None or stats.n <= len(stats.mu):
@@ -153,7 +160,7 @@ def factor(stats: Gaussian) -> torch.Tensor:
 
 def sqrt_sum(symmetric: torch.Tensor) -> float:
     """Returns the sum of the roots of the eigenvalues of a positive semidefinite matrix; rounding below 0 is 0."""
-    return float(torch.linalg.eigvalsh(symmetric).clamp_min(0.0).sqrt().sum())
+    return float(symmetric_eigenvalues(symmetric).clamp_min(0.0).sqrt().sum())
 
 
 def trace_sqrt(first: Gaussian, second: Gaussian) -> tuple[float, Solver]:

@@ -28,6 +28,7 @@ from ovbench.harness.metrics.frechet import (
     singular_values,
     sqrt_sum,
     symmetric_eigen,
+    symmetric_eigenvalues,
 )
 from ovbench.harness.metrics.interval import bootstrap_interval
 from ovbench.harness.metrics.moments import Features, Floats, check_count, check_features, gram, to_float64
@@ -121,7 +122,7 @@ class _LeftOut:
 
     def _roots(self, matrix: torch.Tensor, count: int) -> float:
         """Returns the sum of the roots of the eigenvalues that `count` rows can have."""
-        values = torch.linalg.eigvalsh(matrix)[-min(count - 1, len(matrix)) :]
+        values = symmetric_eigenvalues(matrix)[-min(count - 1, len(matrix)) :]
         return float(values.clamp_min(0.0).sqrt().sum())
 
     def exact(self, indices: list[int]) -> Floats:
@@ -160,6 +161,11 @@ def _error(values: Floats) -> float:
     """Returns the delete-a-group standard error sqrt((g - 1) / g sum (v_j - mean)^2)."""
     count = len(values)
     return math.sqrt((count - 1) / count * float(np.sum((values - values.mean()) ** 2)))
+
+
+def jackknife_interval(value: float, without_block: Floats, what: str) -> Interval:
+    """Returns the interval around a score from its values with each block left out, [blocks]."""
+    return _interval(value, _error(without_block), len(without_block), what)
 
 
 def _interval(centre: float, error: float, num_blocks: int, what: str) -> Interval:
