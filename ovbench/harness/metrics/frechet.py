@@ -222,7 +222,8 @@ def frechet_distance(
 ) -> FrechetResult:
     """Returns |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2).
 
-    Everything in float64; no offset is added and nothing is cut at 0.
+    Everything in float64; no offset is added and nothing is cut at 0. FID and sFID are this number of Inception's
+    layers `2048` and `spatial_2023`. Source: Dowson & Landau 1982, equation 4; Heusel et al. 2017, equation 6.
 
     Args:
         mu1: Mean of the first set, [d].
@@ -309,6 +310,7 @@ def frechet_from_features(
 ) -> FrechetResult:
     """Returns the Fréchet distance between two sets of features, [n1, d] and [n2, d].
 
+    It is `frechet_distance` of their means and covariances, the latter with n - 1 in the denominator.
     With fewer rows than dimensions on both sides, tr (S1 S2)^(1/2) is the sum of the singular values of
     A B^T / sqrt((n1 - 1)(n2 - 1)) for the centred rows A, B: exact, and no d x d matrix is made.
     """

@@ -47,8 +47,9 @@ def is_adm(
 ) -> InceptionScore:
     """Returns the score as guided-diffusion computes it: consecutive blocks in file order, the last may be short.
 
-    Source: openai/guided-diffusion `evaluations/evaluator.py`, compute_inception_score. ADM's float32 softmax gives NaN
-    where a probability underflows; here everything is float64 and stays in logarithms.
+    Of each block exp(mean_i sum_c p_ic (log p_ic - log mean_i p_ic)), then the mean over blocks. Source: Salimans et
+    al. 2016, section 4; openai/guided-diffusion `evaluations/evaluator.py`, compute_inception_score. ADM's float32
+    softmax gives NaN where a probability underflows; here everything is float64 and stays in logarithms.
 
     Args:
         logits: [n, classes].
@@ -86,7 +87,8 @@ def is_tf(
 ) -> InceptionScore:
     """Returns the score as torch-fidelity computes it: equal splits after a shuffle by `RandomState(seed)`.
 
-    Source: torch-fidelity 0.4.0 `metric_isc.py`, isc_features_to_metric. Split i holds rows i n // s to (i + 1) n // s.
+    Of each split exp(mean_i sum_c p_ic (log p_ic - log mean_i p_ic)); split i holds rows i n // s to (i + 1) n // s.
+    Source: Salimans et al. 2016, section 4; torch-fidelity 0.4.0 `metric_isc.py`, isc_features_to_metric.
 
     Args:
         logits: [n, classes].

@@ -85,6 +85,7 @@ def kid_full(
 ) -> float:
     """Returns MMD^2 over all rows of [n, d] and [m, d], in float64; unbiased, so slightly negative values are normal.
 
+    The formula is `mmd2`'s with k(x, y) = (x.y / d + 1)^3. Source: Bińkowski et al. 2018, section 4 and equation 4.
     No random subsets and so no seed; memory is bounded by blocks of the kernel matrix.
     """
     x, y = _prepare(first, second, device)
@@ -162,6 +163,7 @@ def kid_subsets(
 ) -> KidResult:
     """Returns the mean of the unbiased MMD^2 over random subsets, [n, d] and [m, d].
 
+    The formula is `kid_full`'s, on `subset_size` rows of both sets at a time. Source: Bińkowski et al. 2018, section 4.
     The conventions differ in the draws alone; here each kernel is float64 (torch-fidelity's are float32, clean-fid's
     take the features' dtype), so values agree to about 1e-6.
 
