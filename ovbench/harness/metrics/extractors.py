@@ -59,8 +59,9 @@ class ExtractorInfo:
     def metric_name(self, metric: str = "FID") -> str:
         """Returns the name that a score may carry: `FID`, `sFID`, `IS`, `KID` for the 2015 weights alone.
 
-        For any other network a Fréchet distance is `FD-<network>` (`FD-infinity-<network>`), and other metrics are `<metric>-<network>`. `CMMD`
-        is the score of the published CLIP ViT-L/14-336 alone, and `CMMD-<network>` of any other.
+        For any other network a Fréchet distance is `FD-<network>` (`FD-infinity-<network>`), and other metrics are
+        `<metric>-<network>`. `CMMD` is the score of the published CLIP ViT-L/14-336 alone, and `CMMD-<network>` of any
+        other.
         """
         network = "Inception" if self.title == "FID" else self.title.removeprefix("FD-")
         if metric == "CMMD":
