@@ -27,6 +27,7 @@ from ovbench.encoders.registry import load_encoder, parse_encoder, with_options
 from ovbench.harness.metrics.inception import INPUT_PX, LAYERS, NETWORK
 from ovbench.harness.metrics.inception_weights import RANDOM, Precision, full_float32, load_inception
 from ovbench.harness.metrics.resizing import RESIZES
+from ovbench.harness.metrics.wardrobe import wardrobe_extractor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -296,7 +297,12 @@ def _efficientnet(request: _Request) -> Extractor:
 
 
 EXTRACTORS: Mapping[str, Callable[[_Request], Extractor]] = MappingProxyType(
-    {**dict.fromkeys(_INCEPTION, _inception), "dinov2-l14": _dinov2, "efficientnet-lite0": _efficientnet}
+    {
+        **dict.fromkeys(_INCEPTION, _inception),
+        "dinov2-l14": _dinov2,
+        "efficientnet-lite0": _efficientnet,
+        "wardrobe": wardrobe_extractor,
+    }
 )
 
 
