@@ -120,7 +120,7 @@ def leaderboard(
 @app.command()
 @guarded
 def pretrain(
-    recipe: Annotated[str, typer.Option("--recipe", help="ovis3, clip, siglip; vae; lm.")],
+    recipe: Annotated[str, typer.Option("--recipe", help="ovis3, clip, siglip; vae; lm; wardrobe.")],
     protocol: Annotated[
         str, typer.Option("--protocol", "-p", help="mini, or openvision3: the paper's recipes, which need its data.")
     ] = "mini",

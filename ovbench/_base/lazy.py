@@ -10,7 +10,7 @@ from ovbench._base.errors import DependencyError
 from ovbench._base.torchvision_shim import allow_torchvision
 
 _IMPORT_TORCHVISION = {
-    "torchvision", "transformers", "diffusers", "timm", "open_clip", "lmms_eval", "torchmetrics",
+    "torchvision", "transformers", "diffusers", "timm", "open_clip", "lmms_eval", "torchmetrics", "torch_fidelity",
 }  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from ovbench.encoders.registry import load_encoder, parse_encoder, with_options
 from ovbench.harness.metrics.inception import INPUT_PX, LAYERS, NETWORK
 from ovbench.harness.metrics.inception_weights import RANDOM, Precision, full_float32, load_inception
 from ovbench.harness.metrics.resizing import RESIZES
+from ovbench.harness.metrics.wardrobe import wardrobe_extractor
 
 CMMD_TITLE = "FD-CLIP-L14-336"  # of a Fréchet distance in the space of CMMD
 
@@ -327,6 +328,7 @@ EXTRACTORS: Mapping[str, Callable[[_Request], Extractor]] = MappingProxyType(
         "dinov2-l14": _dinov2,
         "efficientnet-lite0": _efficientnet,
         "clip-l14-336": _clip,
+        "wardrobe": wardrobe_extractor,
     }
 )
 
