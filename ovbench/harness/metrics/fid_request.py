@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from ovbench._base.errors import ConfigError, DataError
+from ovbench._base.files import make_dir
 from ovbench._base.names import unknown
 from ovbench.harness.metrics.archives import open_zip
 from ovbench.harness.metrics.conventions import METRICS, Mode, check_network, default_metrics, mode_of, parse_metrics
@@ -98,6 +99,8 @@ def open_inputs(request: FidRequest) -> FidInputs:
         OvbenchError: Anything that a user can mend.
     """
     mode = mode_of(request.mode)
+    if request.save_reference is not None:
+        make_dir(request.save_reference.parent)
     asked = None if request.metrics is None else parse_metrics(request.metrics)
     statistics, real = open_reference(request, request.real)
     fake = _source(request, request.fake)

@@ -96,7 +96,7 @@ def find_weights(path: str | Path | None = None) -> Path:
     raise DataError(
         f"the weights of LPIPS' network are not on this machine: '{WEIGHTS_FILE}' (sha256 begins with {SHA256_PREFIX})",
         where=" or ".join(str(folder) for folder in folders),
-        fix=f"get {_URL}{WEIGHTS_FILE} and put it into {folders[0]}, or name the file",
+        fix=f"get {_URL}{WEIGHTS_FILE} and put it into {folders[0]}, or name the file: --lpips-weights PATH",
     )
 
 

@@ -1,4 +1,4 @@
-"""`ovbench fid` beside torch-fidelity, torchmetrics and clean-fid: one set of files, one seeded network, their own code.
+"""`ovbench fid` beside torch-fidelity, torchmetrics and clean-fid: the same files, one seeded network, their own code.
 
 The first test stops the network at its 64-dimensional layer, where 70 pictures have a covariance of full rank: torch's
 and NumPy's `eigvals` are wrong in the second digit after the point where a covariance is singular (specs/metrics.md

@@ -46,7 +46,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def run(folder: Path) -> Run:
     def run(real: str = "real", fake: str = "fake", **options: Any) -> FidReport:
-        return run_fid(FidRequest(real=folder / real, fake=folder / fake, **{"extractor": "toy"} | options))
+        settings: dict[str, Any] = {"extractor": "toy"} | options
+        return run_fid(FidRequest(real=folder / real, fake=folder / fake, **settings))
 
     return run
 

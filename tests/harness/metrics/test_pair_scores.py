@@ -27,9 +27,9 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return write_folder(tmp_path / "originals", ORIGINALS), write_folder(tmp_path / "back", BACK)
 
 
-def score(first: Path, second: Path, metrics: tuple[str, ...] = ("psnr", "ssim"), **options: int) -> PairScores:
+def score(first: Path, second: Path, metrics: tuple[str, ...] = ("psnr", "ssim"), skip_bad: int = 0) -> PairScores:
     measures = measures_of(metrics, lpips_weights="random", device="cpu")
-    return score_pairs(ImageSource(first, **options), ImageSource(second, **options), measures)
+    return score_pairs(ImageSource(first, skip_bad=skip_bad), ImageSource(second, skip_bad=skip_bad), measures)
 
 
 def test_values_are_those_of_the_plain_functions(folders: tuple[Path, Path]) -> None:
