@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 import transformers
 from safetensors.torch import save_file
@@ -85,6 +84,7 @@ def test_a_folder_of_the_hub_is_read(tmp_path: Path, name: str) -> None:
 
 def test_the_default_has_the_shapes_of_the_published_model() -> None:
     ours = {key: tuple(value.shape) for key, value in FrozenDino(DinoConfig()).state_dict().items()}
+    timm = pytest.importorskip("timm", reason="needs timm, of the extra 'offline'")
     theirs = timm.create_model("vit_small_patch8_224.dino", pretrained=False).state_dict()
     assert ours == {**{key: tuple(value.shape) for key, value in theirs.items()}, "x_scale": (1, 3, 1, 1),
                     "x_shift": (1, 3, 1, 1)}  # fmt: skip
