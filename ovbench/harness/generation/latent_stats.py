@@ -64,6 +64,13 @@ class LatentStats:
         channels, rows, columns = part.shape
         return channels, rows, columns
 
+    @property
+    def device(self) -> torch.device:
+        """Where the statistics are."""
+        part = self.var if self.var is not None else self.mean
+        assert part is not None
+        return part.device
+
     def scale(self) -> Tensor:
         """Returns what latents are divided by, sqrt(var + eps), [C, h, w] in the precision of the statistics."""
         var = torch.ones_like(self.mean) if self.var is None and self.mean is not None else self.var
@@ -115,6 +122,11 @@ class LatentStats:
     def without_mean(self) -> LatentStats:
         """Returns the same statistics with a mean of 0, as RAE's released DINOv2-B file has them."""
         return replace(self, mean=None, provenance={**self.provenance, "mean": "none"})
+
+    def to(self, device: torch.device | str) -> LatentStats:
+        """Returns the same statistics on a device."""
+        mean, var = (None if part is None else part.to(device) for part in (self.mean, self.var))
+        return replace(self, mean=mean, var=var)
 
     def digest(self) -> str:
         """Returns sha256 of everything that changes a normalised latent."""

@@ -115,23 +115,31 @@ class RAE(nn.Module):
     def encode(self, images_01: Tensor) -> Tensor:
         """Returns normalised latents, float32 [B, C, h, w], of [B, 3, H, W] in [0, 1]; no noise is added."""
         latents = self.raw_latents(images_01)
-        return latents if self._stats is None else self._stats.normalise(latents)
+        stats = self._stats_on(latents.device)
+        return latents if stats is None else stats.normalise(latents)
 
     def pixels(self, raw_latents: Tensor) -> Tensor:
-        """Returns pictures [B, 3, H, W], about [0, 1] and not clamped, of latents before statistics.
+        """Returns pictures, float32 [B, 3, H, W], about [0, 1] and not clamped, of latents before statistics.
 
         Gradients reach the decoder (and the latents) unless it is the encoder's own.
         """
         if self.decoder is None:
             return cast(_Decodes, self.encoder).decode(raw_latents)
         rows = raw_latents.flatten(2).transpose(1, 2)  # [B, N, C]
-        images = unpatchify(self.decoder(rows), self.decoder.config.patch_px, self.decoder.config.num_channels)
+        images = unpatchify(self.decoder(rows), self.decoder.config.patch_px, self.decoder.config.num_channels).float()
         return images * self._std.to(images) + self._mean.to(images)
 
     @torch.no_grad()
     def decode_unclamped(self, latents: Tensor) -> Tensor:
         """Returns pictures [B, 3, H, W], about [0, 1], of normalised latents [B, C, h, w]: the reference's `decode`."""
-        return self.pixels(latents if self._stats is None else self._stats.denormalise(latents))
+        stats = self._stats_on(latents.device)
+        return self.pixels(latents if stats is None else stats.denormalise(latents))
+
+    def _stats_on(self, device: torch.device) -> LatentStats | None:
+        """Returns the statistics on a device; they move once."""
+        if self._stats is not None and self._stats.device != device:
+            self._stats = self._stats.to(device)
+        return self._stats
 
     def decode(self, latents: Tensor) -> Tensor:
         """Returns pictures [B, 3, H, W] in [0, 1] of normalised latents [B, C, h, w]."""

@@ -50,6 +50,7 @@ def patch_encoder(
     bias: Tensor | None = None,
     seed: int = 0,
     width: int | None = None,
+    device: str = "cpu",
 ) -> TokenEncoder:
     """One patch convolution as an encoder: tokens → LayerNorm without affine, eps 1e-6, as the golden files have it."""
     convolution = seeded(lambda: nn.Conv2d(3, dim, patch, stride=patch), seed)
@@ -62,7 +63,7 @@ def patch_encoder(
     wide = size if width is None else width
     network = Network(model=convolution, blocks=(), run=run, dim=dim, grid=(size // patch, wide // patch), eps=1e-6)
     spec = PreprocessSpec(size=(size, wide))
-    return TokenEncoder(name="stand-in/patch", network=network, input=spec, normalisation=normalisation)
+    return TokenEncoder(name="stand-in/patch", network=network, input=spec, normalisation=normalisation, device=device)
 
 
 def small_decoder(seed: int = 0, **changes: Any) -> ViTDecoder:
