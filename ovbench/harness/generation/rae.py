@@ -5,19 +5,18 @@ Source: github.com/bytetriper/RAE, src/stage1/rae.py; arXiv 2510.11690, section 
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, cast, get_args
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from ovbench._base.errors import ConfigError, DataError
+from ovbench._base.errors import ConfigError
 from ovbench._base.names import unknown
 from ovbench.encoders.base import Encoder, Tap
 from ovbench.harness.generation.decoder import ViTDecoder, unpatchify
 from ovbench.harness.generation.decoder_config import DecoderKind
 from ovbench.harness.generation.latent_stats import LatentStats
-
-Quantise = Literal["truncate", "round"]
+from ovbench.harness.metrics.quantise import Quantise, quantise_01
 
 
 class _Decodes(Protocol):
@@ -146,29 +145,17 @@ class RAE(nn.Module):
         return self.decode_unclamped(latents).clamp(0.0, 1.0)
 
     def decode_u8(self, latents: Tensor, how: Quantise = "truncate") -> Tensor:
-        """Returns pictures as they are scored, uint8 [B, H, W, 3]; see `_to_u8`."""
-        return _to_u8(self.decode(latents), how)
+        """Returns pictures as they are scored, uint8 [B, H, W, 3]; RAE's programs truncate.
+
+        Args:
+            latents: Normalised, [B, C, h, w].
+            how: See `quantise_01`.
+
+        Raises:
+            DataError: The decoder gave NaN.
+        """
+        return quantise_01(self.decode(latents), how).permute(0, 2, 3, 1).contiguous()
 
     def reconstruct_u8(self, images_01: Tensor, how: Quantise = "truncate") -> Tensor:
         """Returns decode(encode(x)) as it is scored, uint8 [B, H, W, 3], of [B, 3, H, W] in [0, 1]."""
         return self.decode_u8(self.encode(images_01), how)
-
-
-def _to_u8(images_01: Tensor, how: Quantise) -> Tensor:
-    """Turns [B, 3, H, W] into uint8 [B, H, W, 3].
-
-    truncate: floor(255 x), which RAE's programs do; round: floor(255 x + 0.5). Both after clamping to [0, 1].
-
-    Raises:
-        ConfigError: Another name.
-        DataError: NaN, which has no grey level.
-    """
-    if how not in get_args(Quantise):
-        raise unknown("quantisation", how, get_args(Quantise), where="--quantise")
-    if bool(images_01.isnan().any()):
-        raise DataError(
-            "a decoded picture holds NaN", where="decoder", fix="look for half precision or a diverged decoder"
-        )
-    levels = images_01.float().clamp(0.0, 1.0) * 255.0
-    levels = levels + 0.5 if how == "round" else levels
-    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()

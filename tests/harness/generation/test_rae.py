@@ -102,7 +102,7 @@ def test_levels_are_cut_off_as_in_the_reference() -> None:
 
 def test_pictures_that_are_no_numbers_are_refused() -> None:
     rae = _rae(stats=False)
-    with pytest.raises(DataError, match="a decoded picture holds NaN"):
+    with pytest.raises(DataError, match="values are NaN or infinite"):
         rae.decode_u8(torch.full((1, 6, 4, 4), torch.nan))
 
 
