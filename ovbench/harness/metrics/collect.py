@@ -36,6 +36,7 @@ class Collected:
 
     features: FeatureSet
     names: tuple[str, ...]  # of the pictures, in order
+    keys: tuple[str | None, ...]  # of the pictures, to find their pairs in another source
     num_computed: int
     seconds: float
 
@@ -85,6 +86,7 @@ def collect(
         extractor.info, len(source), keep=keep, stream=stream, folder=folder, device=extractor.device
     )
     names: list[str] = []
+    keys: list[str | None] = []
     computed = 0
     with contextlib.ExitStack() as stack:
         memory = stack.enter_context(_Memory.opened(cache, extractor.info))
@@ -93,12 +95,14 @@ def collect(
         for batch, rows, fresh in _extracted(source, extractor, memory, pool, size):
             accumulator.add(_layers(rows, extractor.info), len(names))
             names += batch.names
+            keys += batch.keys
             computed += fresh
             if progress is not None:
                 progress(len(names), len(source))
     return Collected(
         features=accumulator.finish(len(names)),
         names=tuple(names),
+        keys=tuple(keys),
         num_computed=computed,
         seconds=time.perf_counter() - began,
     )

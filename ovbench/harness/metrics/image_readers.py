@@ -23,6 +23,7 @@ class Item:
     """A picture that has not been decoded."""
 
     name: str
+    key: str | None  # what tells it from others of its source, to find its pair in another; None: its place alone
     load: Callable[[], bytes | np.ndarray]  # the bytes of a file, or uint8 [H, W, 3]; called in a thread
 
 
@@ -42,6 +43,11 @@ class Reader(Protocol):
     @property
     def labels(self) -> np.ndarray | None:
         """Class labels [N], where they are stored."""
+        ...
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether its pictures have keys: all of them, or none."""
         ...
 
     def __len__(self) -> int: ...
@@ -80,6 +86,7 @@ class FolderReader:
     kind = "folder"
     expects = f"name a folder with pictures ({', '.join(PICTURES)})"
     labels = None
+    has_keys = True
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -96,7 +103,7 @@ class FolderReader:
     def items(self, start: int, stop: int) -> Iterator[Item]:
         """Yields the files."""
         for name in self._names[start:stop]:
-            yield Item(name, lambda path=self._path / name: _file(path))
+            yield Item(name, name, lambda path=self._path / name: _file(path))
 
 
 class ZipReader:
@@ -105,6 +112,7 @@ class ZipReader:
     kind = "zip"
     expects = f"name a zip with pictures ({', '.join(PICTURES)})"
     labels = None
+    has_keys = True
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -122,7 +130,7 @@ class ZipReader:
     def items(self, start: int, stop: int) -> Iterator[Item]:
         """Yields the members."""
         for name in self._names[start:stop]:
-            yield Item(name, lambda name=name: self._member(name))
+            yield Item(name, name, lambda name=name: self._member(name))
 
     def _member(self, name: str) -> bytes:
         try:
@@ -139,6 +147,7 @@ class NpzReader:
 
     kind = "npz"
     expects = "store uint8 pictures [N, H, W, 3] as 'arr_0'"
+    has_keys = False
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -186,7 +195,7 @@ class NpzReader:
                 first = self._stored_at + self._header.offset
                 for index in range(start, stop):
                     data = os.pread(handle, size, first + index * size)
-                    yield Item(f"arr_0[{index}]", lambda data=data: picture(data))
+                    yield Item(f"arr_0[{index}]", None, lambda data=data: picture(data))
             finally:
                 os.close(handle)
             return
@@ -197,7 +206,7 @@ class NpzReader:
                     stream.read(size)
                 for index in range(start, stop):
                     data = stream.read(size)
-                    yield Item(f"arr_0[{index}]", lambda data=data: picture(data))
+                    yield Item(f"arr_0[{index}]", None, lambda data=data: picture(data))
             except Exception as error:  # zlib.error, BadZipFile, EOFError: the archive is damaged
                 raise DataError(f"arr_0 is damaged: {error}", where=str(self._path), fix=GET_AGAIN) from error
 
@@ -229,6 +238,7 @@ class ParquetReader:
     kind = "parquet"
     expects = "store the bytes of picture files in a column, best named 'image'"
     labels = None
+    _has_keys: bool | None = None
 
     def __init__(self, path: Path, files: list[Path]) -> None:
         import pyarrow
@@ -238,11 +248,13 @@ class ParquetReader:
         self._errors = (pyarrow.ArrowException, OSError)
         self._counts: list[int] = []
         self._columns: list[str] = []
+        self._have_paths = True
         for file in files:
             try:
                 with pyarrow.parquet.ParquetFile(file) as table:
                     self._counts.append(table.metadata.num_rows)
                     self._columns.append(_image_column(table.schema_arrow, file))
+                    self._have_paths &= _has_path(table.schema_arrow.field(self._columns[-1]).type)
             except self._errors as error:
                 raise DataError(
                     f"'{file.name}' is damaged or no parquet: {str(error).splitlines()[0]}",
@@ -256,6 +268,30 @@ class ParquetReader:
     def stamp(self) -> list[Any]:
         """Returns name, size and time of every file."""
         return [_stamp(file, file.name) for file in self._files]
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether every row has a path, and no two the same; read from the paths alone, when it is first asked for."""
+        if self._has_keys is None:
+            self._has_keys = self._have_paths and self._paths_differ()
+        return self._has_keys
+
+    def _paths_differ(self) -> bool:
+        import pyarrow.parquet
+
+        seen: set[str] = set()
+        for file, column in zip(self._files, self._columns, strict=True):
+            try:
+                with pyarrow.parquet.ParquetFile(file) as table:
+                    for batch in table.iter_batches(columns=[f"{column}.path"]):
+                        for value in batch.column(0).to_pylist():
+                            path = (value or {}).get("path")
+                            if not path or path in seen:
+                                return False
+                            seen.add(path)
+            except self._errors as error:
+                raise DataError(f"'{file.name}' is damaged: {error}", where=str(file), fix=GET_AGAIN) from error
+        return True
 
     def items(self, start: int, stop: int) -> Iterator[Item]:
         """Yields the rows; files before the first row are not opened."""
@@ -272,14 +308,14 @@ class ParquetReader:
                                 rows = batch.column(0).to_pylist()
                                 for row, value in enumerate(rows, start=index):
                                     if start <= first + row < stop:
-                                        yield _row(file.name, row, value)
+                                        yield _row(file.name, row, value, keyed=self.has_keys)
                             index += len(batch)
                 except self._errors as error:
                     raise DataError(f"'{file.name}' is damaged: {error}", where=str(file), fix=GET_AGAIN) from error
             first += count
 
 
-def _row(file: str, row: int, value: Any) -> Item:
+def _row(file: str, row: int, value: Any, *, keyed: bool) -> Item:
     path = value.get("path") if isinstance(value, dict) else None
     data = value.get("bytes") if isinstance(value, dict) else value
     name = f"{file}[{row}]" + (f" ({path})" if path else "")
@@ -289,7 +325,16 @@ def _row(file: str, row: int, value: Any) -> Item:
             raise DataError("the row holds no bytes", where=name)
         return data
 
-    return Item(name, load)
+    return Item(name, path if keyed else None, load)
+
+
+def _has_path(kind: Any) -> bool:
+    import pyarrow
+
+    if not pyarrow.types.is_struct(kind) or kind.get_field_index("path") < 0:
+        return False
+    path = kind.field("path").type
+    return pyarrow.types.is_string(path) or pyarrow.types.is_large_string(path)
 
 
 def _image_column(schema: Any, file: Path) -> str:

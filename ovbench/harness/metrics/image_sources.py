@@ -50,6 +50,7 @@ class PictureBatch:
 
     images_u8: np.ndarray  # [B, H, W, 3]
     names: tuple[str, ...]
+    keys: tuple[str | None, ...]  # path in the source, to find the pairs of another one; all None where it has none
     digests: tuple[str, ...]  # of the pixels: their identity in the feature cache
 
 
@@ -112,6 +113,7 @@ class SourceReport:
 @dataclass(frozen=True, slots=True)
 class _Decoded:
     name: str
+    key: str | None
     pixels: np.ndarray
     digest: str
     constant: bool
@@ -169,6 +171,11 @@ class ImageSource:
     def kind(self) -> str:
         """`folder`, `zip`, `npz` or `parquet`."""
         return self._reader.kind
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether its pictures have keys, to find their pairs in another source; else their order is all there is."""
+        return self._reader.has_keys
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -303,6 +310,7 @@ class ImageSource:
         pixels = np.ascontiguousarray(pixels)
         return _Decoded(
             item.name,
+            item.key,
             pixels,
             image_digest(pixels),
             bool((pixels == pixels[0, 0]).all()),
@@ -334,5 +342,6 @@ def _batch(items: Sequence[_Decoded]) -> PictureBatch:
     return PictureBatch(
         images_u8=np.stack([item.pixels for item in items]),
         names=tuple(item.name for item in items),
+        keys=tuple(item.key for item in items),
         digests=tuple(item.digest for item in items),
     )

@@ -12,6 +12,7 @@ import numpy as np
 from ovbench._base.errors import ConfigError, DataError
 from ovbench.harness.metrics.base import ScoredMetric
 from ovbench.harness.metrics.conventions import METRICS
+from ovbench.harness.metrics.image_readers import PICTURES
 from ovbench.harness.metrics.image_sources import ImageSource, PictureBatch
 from ovbench.harness.metrics.interval import no_interval
 from ovbench.harness.metrics.jackknife import image_mean_interval
@@ -20,6 +21,7 @@ from ovbench.harness.metrics.picture_scores import PictureScore, spec_of
 from ovbench.harness.metrics.reconstruction import psnr, ssim
 
 PAIR_BATCH = 16
+BY_ORDER = "pairs are made by order: pictures of an npz, or of parquet rows without paths, have no names to compare"
 _HOW = {
     "psnr": "per picture in dB, then the mean; an identical pair counts 100 dB",
     "ssim": "11x11 Gaussian window, float64, mean over pictures",
@@ -62,6 +64,48 @@ class PairScores:
     warnings: tuple[str, ...]
 
 
+def check_can_pair(first: ImageSource, second: ImageSource) -> None:
+    """Refuses to leave pictures out where only their order says which two are a pair.
+
+    Raises:
+        ConfigError: Pictures may be left out of one of the sources, and one of them has no keys.
+    """
+    if not (first.skip_bad or second.skip_bad):
+        return
+    for source in (first, second):
+        if not source.has_keys:
+            raise ConfigError(
+                f"the pictures of '{source.path.name}' have no names, so that leaving one out would shift all later "
+                "pairs",
+                where="--skip-bad",
+                fix="leave the option out, or score pairs of named files",
+            )
+
+
+def check_pairing(first_keys: Sequence[str | None], second_keys: Sequence[str | None], where: str) -> list[str]:
+    """Checks that two sets of pictures are pairs, one by one in order, and returns what a reader must know.
+
+    Keys are equal up to the ending of a picture file. Where a side has none, nothing but the order is left.
+
+    Args:
+        first_keys: Keys of the pictures of one side, in order.
+        second_keys: Keys of the other side.
+        where: The two sources, for the message.
+
+    Raises:
+        DataError: One side has more pictures, or two that meet have different keys; names the first such two.
+    """
+    fix = "give both pictures of a pair the same name"
+    by_order = None in first_keys or None in second_keys
+    if not by_order:
+        for one, other in zip(first_keys, second_keys, strict=False):
+            if one is not None and other is not None and _stem(one) != _stem(other):
+                raise DataError(f"'{one}' and '{other}' are no pair: their names differ", where=where, fix=fix)
+    if len(first_keys) != len(second_keys):
+        raise DataError("one side has more usable pictures than the other", where=where, fix=fix)
+    return [BY_ORDER] if by_order else []
+
+
 def score_pairs(
     original: ImageSource,
     reconstruction: ImageSource,
@@ -85,16 +129,7 @@ def score_pairs(
         DataError: The two are not pairs: another number, size or name.
         ConfigError: Pictures may be left out, and nothing tells which pair is then broken.
     """
-    warnings: tuple[str, ...] = ()
-    by_order = "npz" in (original.kind, reconstruction.kind)
-    if by_order and (original.skip_bad or reconstruction.skip_bad):
-        raise ConfigError(
-            "pictures of an npz have no names, so that leaving one out would shift all later pairs",
-            where="--skip-bad",
-            fix="leave the option out, or score pairs of named files",
-        )
-    if by_order and original.kind != reconstruction.kind:
-        warnings = ("pairs are made by order: the pictures of an npz have no names to compare",)
+    check_can_pair(original, reconstruction)
     if len(original) != len(reconstruction):
         raise DataError(
             f"{len(original)} originals and {len(reconstruction)} reconstructions are no pairs",
@@ -102,8 +137,10 @@ def score_pairs(
             fix="PSNR, SSIM and LPIPS compare each picture with the one it was made from",
         )
     found: dict[str, list[np.ndarray]] = {name: [] for name in measures}
+    warnings: dict[str, None] = {}  # each once, in order
     done = 0
-    for first, second in _pairs(original, reconstruction, by_order):
+    for first, second, heard in _pairs(original, reconstruction):
+        warnings.update(dict.fromkeys(heard))
         for name, measure in measures.items():
             found[name].append(measure.compare(first.images_u8, second.images_u8))
         done += len(first.names)
@@ -113,21 +150,15 @@ def score_pairs(
     scores = tuple(
         _score(name, measures[name], array, intervals=intervals, seed=seed) for name, array in values.items()
     )
-    return PairScores(values=values, scores=scores, warnings=warnings)
+    return PairScores(values=values, scores=scores, warnings=tuple(warnings))
 
 
 def _pairs(
-    original: ImageSource, reconstruction: ImageSource, by_order: bool
-) -> Iterator[tuple[PictureBatch, PictureBatch]]:
+    original: ImageSource, reconstruction: ImageSource
+) -> Iterator[tuple[PictureBatch, PictureBatch, list[str]]]:
     where = f"{original.path}, {reconstruction.path}"
-    fix = "give each reconstruction the name of its original"
     for first, second in zip_longest(original.batches(PAIR_BATCH), reconstruction.batches(PAIR_BATCH)):
-        if first is None or second is None or len(first.names) != len(second.names):
-            raise DataError("one side has more usable pictures than the other", where=where, fix=fix)
-        if not by_order:
-            for one, other in zip(first.names, second.names, strict=True):
-                if _stem(one) != _stem(other):
-                    raise DataError(f"'{one}' and '{other}' are no pair: their names differ", where=where, fix=fix)
+        warnings = check_pairing(first.keys if first else (), second.keys if second else (), where)
         if first.images_u8.shape != second.images_u8.shape:
             (height, width), (height2, width2) = first.images_u8.shape[1:3], second.images_u8.shape[1:3]
             raise DataError(
@@ -135,11 +166,13 @@ def _pairs(
                 where=where,
                 fix="cut the originals to that size: --crop SIZE",
             )
-        yield first, second
+        yield first, second, warnings
 
 
-def _stem(name: str) -> str:
-    return PurePosixPath(name).with_suffix("").as_posix()
+def _stem(key: str) -> str:
+    path = PurePosixPath(key)
+    # Trap: a key need not end in the kind of a file, and what follows its last dot may be all that tells two apart.
+    return (path.with_suffix("") if path.suffix.lower() in PICTURES else path).as_posix()
 
 
 def _score(metric: str, measure: Measure, values: np.ndarray, *, intervals: bool, seed: int) -> PictureScore:

@@ -52,6 +52,7 @@ def test_rows_are_the_extractors_in_the_order_of_the_source(
         np.testing.assert_array_equal(found.features.rows[layer], wanted[layer])
     assert found.num_computed == 50
     assert found.names[:2] == ("00000.png", "00001.png")
+    assert found.keys == found.names
 
 
 def test_progress_ends_at_the_end(folder: Path, tmp_path: Path) -> None:

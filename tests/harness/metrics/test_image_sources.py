@@ -134,6 +134,53 @@ def test_a_folders_files_are_in_the_order_of_their_paths(tmp_path: Path) -> None
     assert [name for batch in source.batches(3) for name in batch.names] == names()
 
 
+@pytest.mark.parametrize(
+    ("write", "keys"),
+    [
+        (_folder, names()),
+        (_zip, names()),
+        (_parquet, [f"{index}.png" for index in range(N)]),
+        (_npz, [None] * N),
+        (_npz_deflated, [None] * N),
+        (_parquet_folder, [None] * N),
+    ],
+)
+def test_a_key_is_the_path_of_a_picture_and_nothing_else(tmp_path: Path, write: Write, keys: list[str | None]) -> None:
+    source = ImageSource(write(tmp_path, drawn()))
+    assert source.has_keys is (keys[0] is not None)
+    assert [key for batch in source.batches(4) for key in batch.keys] == keys
+    assert [key for batch in source.batches(4, start=3, stop=9) for key in batch.keys] == keys[3:9]
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ["a.png", "b.png", None],
+        ["a.png", "b.png", ""],
+        ["a.png", "b.png", "a.png"],  # tells no picture from another
+        [None, None, None],
+        [1, 2, 3],
+    ],
+)
+def test_rows_have_keys_only_where_every_path_is_there_and_another(tmp_path: Path, paths: list[Any]) -> None:
+    rows = [{"bytes": png(image), "path": path} for image, path in zip(drawn(3), paths, strict=True)]
+    pq.write_table(pa.table({"image": rows}), tmp_path / "a.parquet")
+    source = ImageSource(tmp_path / "a.parquet")
+    assert not source.has_keys
+    assert [key for batch in source.batches(4) for key in batch.keys] == [None] * 3
+
+
+def test_paths_of_several_files_are_told_apart(tmp_path: Path) -> None:
+    for name, paths in (("0", ["a.png", "b.png"]), ("1", ["c.png", "d.png"]), ("2", ["a.png", "e.png"])):
+        rows = [{"bytes": png(image), "path": path} for image, path in zip(drawn(2), paths, strict=True)]
+        pq.write_table(pa.table({"image": rows}), tmp_path / f"{name}.parquet")
+    assert not ImageSource(tmp_path).has_keys
+    (tmp_path / "2.parquet").unlink()
+    assert [key for batch in ImageSource(tmp_path).batches(4) for key in batch.keys] == [
+        "a.png", "b.png", "c.png", "d.png",
+    ]  # fmt: skip
+
+
 def test_the_quick_key_changes_with_the_files_and_the_settings(tmp_path: Path) -> None:
     path = _folder(tmp_path, drawn())
     key = ImageSource(path).quick_key()

@@ -17,7 +17,8 @@ import torch
 
 from ovbench._base.seeding import numpy_generator
 from ovbench.harness.metrics.cmmd import cmmd
-from ovbench.harness.metrics.frechet import frechet_curve, frechet_distance, frechet_from_features
+from ovbench.harness.metrics.fid_infinity import frechet_curve
+from ovbench.harness.metrics.frechet import frechet_distance, frechet_from_features
 from ovbench.harness.metrics.inception_score import is_adm, is_tf
 from ovbench.harness.metrics.jackknife import block_rows, jackknife_frechet, paired_frechet_difference
 from ovbench.harness.metrics.kid import kid_full, kid_subsets
