@@ -94,13 +94,13 @@ def test_a_macro_mean_is_centred_on_the_mean_of_the_strata() -> None:
         (2, 10, 0.0567, 0.5098),
         (0, 10, 0.0, 0.2775),
         (10, 10, 0.7225, 1.0),
-        (15, 148, 0.0624, 0.1605),  # Newcombe 1998, table I, method 3
+        (15, 148, 0.0624, 0.1605),
         (81, 263, 0.2553, 0.3662),
         (0, 20, 0.0, 0.1611),
         (1, 29, 0.0061, 0.1718),
     ],
 )
-def test_wilsons_interval_is_the_published_one(successes: int, n: int, low: float, high: float) -> None:
+def test_wilsons_interval_has_its_known_values(successes: int, n: int, low: float, high: float) -> None:
     interval = wilson_interval(successes / n, n, given="the balls")
     assert interval.low == pytest.approx(low, abs=1e-4)
     assert interval.high == pytest.approx(high, abs=1e-4)
