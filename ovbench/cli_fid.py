@@ -48,7 +48,7 @@ def fid(
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Pictures in one pass.")] = None,
     crop: Annotated[int | None, typer.Option("--crop", help="Cut ADM's centre square of this side first.")] = None,
     skip_bad: Annotated[
-        int, typer.Option("--skip-bad", help="Leave out up to N unusable pictures a side, listed by name.")
+        int, typer.Option("--skip-bad", help="Leave out up to N unusable pictures a side; --out lists them.")
     ] = 0,
     convert: Annotated[
         bool, typer.Option("--convert", help="Turn grey, transparent and 16-bit pictures into 8-bit RGB.")
@@ -144,6 +144,10 @@ def fid(
 
 def _print(report: FidReport) -> None:
     print_rows([_row(entry) for entry in report.to_dict()["scores"]], False)
+    if report.curve is not None:
+        points = zip(report.curve.sizes, report.curve.values, strict=True)
+        typer.echo("\nThe distance by number of generated pictures:")
+        print_rows([{"n": size, "value": f"{value:.5g}"} for size, value in points], False)
     if report.differences:
         typer.echo("\nFAKE minus the other generator, paired:")
         print_rows([_row(entry) for entry in report.to_dict()["differences"]], False)

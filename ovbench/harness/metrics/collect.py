@@ -140,8 +140,12 @@ def _extracted(
     waiting: deque[tuple[PictureBatch, dict[int, Tensor], list[int], Future[np.ndarray] | None]] = deque()
 
     def run(images_u8: np.ndarray) -> np.ndarray:
+        # Contract: every pass takes as many pictures, so that what is cached already cannot change the rest by a bit.
+        count = len(images_u8)
+        if count < size:
+            images_u8 = np.concatenate([images_u8, np.zeros((size - count, *images_u8.shape[1:]), dtype=np.uint8)])
         found = extractor.extract(images_u8)
-        return torch.cat([found[layer] for layer in extractor.info.layers], dim=1).cpu().numpy()
+        return torch.cat([found[layer] for layer in extractor.info.layers], dim=1)[:count].cpu().numpy()
 
     def finished() -> tuple[PictureBatch, np.ndarray, int]:
         batch, known, fresh, future = waiting.popleft()

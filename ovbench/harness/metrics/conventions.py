@@ -88,7 +88,6 @@ GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "isc": ("is",),
     }
 )
-OF_PAIRS = tuple(name for name, metric in METRICS.items() if metric.needs == "pairs")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +114,7 @@ MODES: Mapping[str, Mode] = MappingProxyType(
         "clean": Mode(extractor="inception-clean", inception_score="adm", kid="clean-fid", metrics=("fid", "kid")),
     }
 )  # fmt: skip
-# Contract: a backend may be named for a metric that it cannot give; that is refused before any picture is read.
+# Metrics that are defined on one network alone.
 _OF_NETWORK = {"cmmd": "clip-l14-336"}
 
 

@@ -32,6 +32,10 @@ from ovbench.harness.metrics.wardrobe import wardrobe_extractor
 CMMD_TITLE = "FD-CLIP-L14-336"  # of a Fréchet distance in the space of CMMD
 
 
+# Of all that turns a picture into features: raised when any of it is mended, so that nothing old is found in a cache.
+EXTRACTION_VERSION = 1
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExtractorInfo:
     """All that decides a feature, and the name that a distance between such features may carry."""
@@ -86,7 +90,7 @@ class ExtractorInfo:
     def fingerprint(self) -> str:
         """Returns sha256 of all that can change a feature: the key of cached statistics."""
         fields = {key: value for key, value in asdict(self).items() if key not in ("value_change", "title")}
-        return fingerprint(fields)
+        return fingerprint({**fields, "version": EXTRACTION_VERSION})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +249,8 @@ def _dinov2(request: _Request) -> Extractor:
     encoder = _encoder("dinov2/large", request)
     info = encoder.info
     resize = RESIZES["pil-bicubic-u8"]
-    published = (info.dim, info.depth, info.patch_px) == (1024, 24, 14) and info.random_seed is None
+    # Only the hub's commit vouches for the weights: those of a folder can have been tuned further.
+    published = request.weights is None and (info.dim, info.depth, info.patch_px) == (1024, 24, 14)
 
     def run(images_u8: Tensor) -> Mapping[str, Tensor]:
         found = encoder.features(resize(images_u8, 224) / 255, Tap(prefix=True))

@@ -7,10 +7,11 @@ Two columns per change. `both`: both sides are done in the other way, as one who
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,14 +20,14 @@ from torch import Tensor
 from ovbench._base.errors import ConfigError
 from ovbench._base.lazy import installed, require
 from ovbench._base.seeding import numpy_generator
-from ovbench.harness.metrics.extractors import Extractor, load_extractor
+from ovbench.harness.metrics.extractors import Extractor, ExtractorInfo, load_extractor
 from ovbench.harness.metrics.frechet import FrechetResult, frechet_distance, frechet_from_features, moments_of
 from ovbench.harness.metrics.inception_weights import RANDOM, find_weights, full_float32, random_state
 from ovbench.harness.metrics.references import Gaussian, Reference
 from ovbench.harness.metrics.resizing import RESIZES
 
 Rows = np.ndarray  # float32 [N, D]
-_ASK_PICTURES = "the reference is statistics without pictures"
+_NO_PICTURES = "the reference is statistics without pictures"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +46,7 @@ class AuditRequest:
 class AuditRow:
     """One change, and the distance under it. None: it cannot be had, see `note`."""
 
-    kind: str  # resize, rounding, normalisation, port, precision, reference, number, solver
+    kind: Kind
     change: str
     both: float | None = None
     mixed: float | None = None
@@ -84,6 +85,15 @@ class Audit:
         }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OtherReference:
+    """Statistics of another reference."""
+
+    stats: Gaussian
+    n: int | None  # pictures; None: not known
+    note: str  # in what else it differs
+
+
 @dataclass(frozen=True, kw_only=True)
 class AuditData:
     """What an audit works on.
@@ -97,7 +107,7 @@ class AuditData:
     fake: Callable[[Extractor], Rows]
     real: Callable[[Extractor], Rows] | None
     stats: Reference | None  # where the reference is statistics
-    others: Mapping[str, Callable[[], tuple[Gaussian, int | None]]]  # other references: name → mu, sigma, number
+    others: Mapping[str, Callable[[], OtherReference]]  # by name
     seed: int = 0
 
 
@@ -123,6 +133,15 @@ def run_audit(data: AuditData, progress: Callable[[int, int], None] | None = Non
 
 
 Step = Callable[[], AuditRow]
+Kind = Literal["resize", "rounding", "normalisation", "port", "precision", "reference", "number", "solver"]
+_RESIZES = {
+    "tf1-bilinear": "ADM and torch-fidelity",
+    "torch-bilinear": "pytorch-fid",
+    "torch-bilinear-antialias": "torchmetrics since 1.8.0",
+    "torch-bicubic-antialias": "torch's own bicubic",
+    "pil-bicubic": "clean-fid",
+    "pil-bicubic-u8": "a picture that PIL resized and saved",
+}
 
 
 class _Auditor:
@@ -151,20 +170,28 @@ class _Auditor:
     def extractor_changes(self) -> Iterator[Step]:
         """Yields a step per change in how pictures become features."""
         info = self.data.extractor.info
-        if not info.name.startswith("inception-"):
-            yield self._extracted(
-                "precision", "bfloat16 in place of float32", lambda: self._load(info.name, precision="bfloat16")
-            )
-            return
         name = info.name
-        for resize in RESIZES:
-            if resize == info.resize or resize.startswith("square-"):
-                continue
-            kind = "rounding" if resize == f"{info.resize}-u8" else "resize"
-            if kind == "resize" and resize.endswith("-u8") and resize != "pil-bicubic-u8":
-                continue  # two changes at once
-            change = "whole grey levels after the resize" if kind == "rounding" else resize
-            yield self._extracted(kind, change, lambda resize=resize: self._load(name, resize=resize))
+        if name.startswith("inception-"):
+            yield from self._inception_changes(info)
+        elif name == "clip-l14-336":
+            for resize in ("torch-bicubic", "square-pil-bicubic-u8"):
+                if resize != info.resize:
+                    yield self._extracted("resize", resize, lambda resize=resize: self._load(name, resize=resize))
+        yield self._extracted(
+            "precision", "bfloat16 in place of float32", lambda: self._load(name, precision="bfloat16")
+        )
+
+    def _inception_changes(self, info: ExtractorInfo) -> Iterator[Step]:
+        name = info.name
+        for resize, whose in _RESIZES.items():
+            if resize != info.resize:
+                yield self._extracted(
+                    "resize", f"{resize}, as {whose}", lambda resize=resize: self._load(name, resize=resize)
+                )
+        if (rounded := f"{info.resize}-u8") in RESIZES:
+            yield self._extracted(
+                "rounding", "whole grey levels after the resize", lambda: self._load(name, resize=rounded)
+            )
         centre = 128.0 if "127.5" in info.normalisation else 127.5
         yield self._extracted(
             "normalisation", f"(x - {centre:g}) / {centre:g}", lambda: self._load(name, centre=centre)
@@ -172,22 +199,21 @@ class _Auditor:
         yield self._extracted(
             "port", "batch norms not folded", lambda: self._named(self._load(name, fast=False), "plain")
         )
-        for other in ("inception-tf", "inception-pytorchfid", "inception-clean", "inception-torchmetrics"):
-            if other != name:
-                yield self._extracted("port", f"{other}: resize and normalisation", lambda o=other: self._load(o))
+        for other in ("inception-tf", "inception-pytorchfid"):
+            # The other two differ from `inception-tf` in their resize alone, which has a row already.
+            if "inception-pytorchfid" in (name, other) and other != name:
+                what = f"{other}: resize and normalisation together"
+                yield self._extracted("port", what, lambda other=other: self._load(other))
         if installed("torch_fidelity"):
             yield self._extracted("port", "torch-fidelity's own network and resize", self._torch_fidelity)
-        yield self._extracted(
-            "precision", "bfloat16 in place of float32", lambda: self._load(name, precision="bfloat16")
-        )
 
-    def _extracted(self, kind: str, change: str, load: Callable[[], Extractor]) -> Step:
+    def _extracted(self, kind: Kind, change: str, load: Callable[[], Extractor]) -> Step:
         def step() -> AuditRow:
             extractor = load()
             fake = self.data.fake(extractor)
             mixed = self._distance(fake).value
             if self.data.real is None:
-                return AuditRow(kind=kind, change=change, mixed=mixed, note=f"both: {_ASK_PICTURES}")
+                return AuditRow(kind=kind, change=change, mixed=mixed, note=f"both: {_NO_PICTURES}")
             both = frechet_from_features(self.data.real(extractor), fake, device=self.device).value
             return AuditRow(kind=kind, change=change, both=both, mixed=mixed)
 
@@ -226,21 +252,22 @@ class _Auditor:
     def set_changes(self) -> Iterator[Step]:
         """Yields a step per other reference or number of pictures."""
         for name, read in self.data.others.items():
-            yield lambda name=name, read=read: self._other_reference(name, *read())
+            yield lambda name=name, read=read: self._other_reference(name, read())
         if self.real is not None and len(self.real) >= 4:
             yield lambda: self._half_reference()
         for part in (2, 4):
             if len(self.fake) // part >= 2:
                 yield lambda part=part: self._fewer(len(self.fake) // part)
 
-    def _other_reference(self, name: str, gaussian: Gaussian, count: int | None) -> AuditRow:
-        if gaussian.dim != self.gaussian.dim:
-            return AuditRow(kind="reference", change=name, note=f"{gaussian.dim} dimensions, not {self.gaussian.dim}")
+    def _other_reference(self, name: str, other: OtherReference) -> AuditRow:
+        number = f"{other.n} pictures" if other.n is not None else "of an unknown number of pictures"
+        note = "; ".join(part for part in (number, other.note) if part)
+        if other.stats.dim != self.gaussian.dim:
+            return AuditRow(kind="reference", change=name, note=note)
         own = _gaussian(self.fake, self.device)
         found = frechet_distance(
-            gaussian.mu, gaussian.sigma, own.mu, own.sigma, count, len(self.fake), device=self.device
+            other.stats.mu, other.stats.sigma, own.mu, own.sigma, other.n, len(self.fake), device=self.device
         )
-        note = f"{count} pictures" if count is not None else "of an unknown number of pictures"
         return AuditRow(kind="reference", change=name, mixed=found.value, note=note)
 
     def _half_reference(self) -> AuditRow:
@@ -267,7 +294,12 @@ class _Auditor:
         yield lambda: self._population(first, second)
 
     def _solved(self, change: str, solve: Callable[..., complex], first: Gaussian, second: Gaussian) -> AuditRow:
-        root = complex(solve(first.sigma, second.sigma))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what they say of their own failing shows in the number
+                root = complex(solve(first.sigma, second.sigma))
+        except np.linalg.LinAlgError as error:
+            return AuditRow(kind="solver", change=change, note=f"gave no number: {error}")
         value = _assembled(first, second, root.real)
         if not np.isfinite(value):
             return AuditRow(kind="solver", change=change, note="gave no finite number")

@@ -6,10 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
+from ovbench import __version__
+from ovbench.harness.metrics.extractors import ExtractorInfo
 from ovbench.harness.metrics.fid_audit import Audit
-from ovbench.harness.metrics.frechet import FrechetCurve
+from ovbench.harness.metrics.fid_infinity import FrechetCurve
 from ovbench.harness.metrics.jackknife import PairedDifference
 from ovbench.harness.metrics.picture_scores import PictureScore
+from ovbench.results.provenance import cpu_model, git_state, package_versions, peak_rss_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,5 +106,48 @@ def _score_row(entry: PictureScore) -> dict[str, Any]:
         "high": score.interval.high,
         "interval": score.interval.method,
         "how": entry.how,
+        "details": dict(entry.details),
         "citation": score.spec.citation,
+    }
+
+
+_PACKAGES = ("torch", "torchvision", "torchmetrics", "torch-fidelity", "transformers", "numpy", "pillow", "safetensors")
+
+
+def about_extractor(info: ExtractorInfo) -> dict[str, Any]:
+    """Returns all that decides a feature, as a report says it."""
+    names = (
+        "name", "network", "trained", "weights_sha256", "resize", "quantisation", "normalisation", "size_px", "pool",
+        "spatial", "logits", "precision", "value_change",
+    )  # fmt: skip
+    return {name: getattr(info, name) for name in names} | {"layers": dict(info.layers)}
+
+
+def provenance(
+    device: str, started: str, num_computed: Mapping[str, int], timings_s: Mapping[str, float]
+) -> dict[str, Any]:
+    """Returns versions, machine and cost of a comparison.
+
+    Args:
+        device: That the network ran on.
+        started: When, as `provenance.utc` gives it.
+        num_computed: Step → pictures that went through the network.
+        timings_s: Step → seconds.
+    """
+    state, computed = git_state(), sum(num_computed.values())
+    seconds = sum(timings_s.get(step, 0.0) for step, count in num_computed.items() if count)
+    gpu = device.startswith("cuda")
+    return {
+        "ovbench": __version__,
+        "git_commit": state.commit,
+        "git_dirty": state.dirty,
+        "packages": package_versions(_PACKAGES),
+        "started": started,
+        "device": device,
+        "device_name": torch.cuda.get_device_name(torch.device(device)) if gpu else None,
+        "cpu": cpu_model(),
+        "threads": torch.get_num_threads(),
+        "num_computed": dict(num_computed),
+        "images_per_s": round(computed / seconds, 2) if computed and seconds else None,
+        "peak_rss_bytes": peak_rss_bytes(),
     }

@@ -11,13 +11,22 @@ from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.files import make_dir
 from ovbench._base.names import unknown
 from ovbench.harness.metrics.archives import open_zip
-from ovbench.harness.metrics.conventions import METRICS, Mode, check_network, default_metrics, mode_of, parse_metrics
+from ovbench.harness.metrics.conventions import (
+    METRICS,
+    MODES,
+    Mode,
+    check_network,
+    default_metrics,
+    mode_of,
+    parse_metrics,
+)
 from ovbench.harness.metrics.extractors import Extractor, load_extractor
 from ovbench.harness.metrics.fid_audit import AuditRequest
 from ovbench.harness.metrics.image_sources import ImageSource
 from ovbench.harness.metrics.inception_weights import Precision
-from ovbench.harness.metrics.pair_scores import Measure, measures_of
+from ovbench.harness.metrics.pair_scores import Measure, check_can_pair, measures_of
 from ovbench.harness.metrics.references import Purpose, Reference, check_match, check_purpose, read_reference
+from ovbench.results.provenance import num_cores
 
 _STATISTICS = (".pt", ".pth", ".pkl", ".pickle")
 
@@ -55,12 +64,22 @@ class FidRequest:
         if self.purpose not in get_args(Purpose):
             raise unknown("purpose", self.purpose, get_args(Purpose), where="--purpose")
         if self.batch_size is not None and self.batch_size < 1:
-            raise ConfigError(f"it must be 1 or more, got {self.batch_size}", where="--batch-size")
+            raise ConfigError(
+                f"it must be 1 or more, got {self.batch_size}", where="--batch-size", fix="e.g. --batch-size 16"
+            )
+        if self.seed < 0:
+            raise ConfigError(f"a seed must be 0 or more, got {self.seed}", where="--seed", fix="e.g. --seed 0")
         if self.kid_subset_size < 2:
-            raise ConfigError(f"it must be 2 or more, got {self.kid_subset_size}", where="--kid-subset-size")
+            raise ConfigError(
+                f"it must be 2 or more, got {self.kid_subset_size}",
+                where="--kid-subset-size",
+                fix="torch-fidelity and clean-fid take 1000",
+            )
         if self.save_reference is not None and self.save_reference.suffix != ".npz":
             raise ConfigError(
-                f"statistics are written as .npz, got '{self.save_reference.name}'", where="--save-reference"
+                f"statistics are written as .npz, got '{self.save_reference.name}'",
+                where="--save-reference",
+                fix="name it ….npz",
             )
 
 
@@ -117,6 +136,8 @@ def open_inputs(request: FidRequest) -> FidInputs:
             where="--versus",
             fix="sample both generators on the same seeds",
         )
+    if versus is not None:
+        check_can_pair(fake, versus)
     pairs = tuple(name for name in asked or () if METRICS[name].needs == "pairs")
     if pairs and (real is None or statistics is not None):
         raise ConfigError(
@@ -150,12 +171,34 @@ def open_inputs(request: FidRequest) -> FidInputs:
             raise ConfigError("the audit is of the Fréchet distance", where="--audit", fix="add fid to --metrics")
         for path in request.audit.references:
             open_reference(request, path)
+    if extractor is None and request.save_reference is not None:
+        raise ConfigError(
+            "a reference holds features, and scores of pairs need none",
+            where="--save-reference",
+            fix="add fid to --metrics, or leave the option out",
+        )
+    warnings += _without_effect(request, metrics, pairs, statistics)
     if (network := measures.get("lpips")) is not None and network.name != METRICS["lpips"].title:
         warnings.append("the network of LPIPS is untrained: its numbers say nothing about pictures")
     return FidInputs(
         request=request, mode=mode, metrics=metrics, measures=measures, statistics=statistics, real=real, fake=fake,
         versus=versus, extractor=extractor, warnings=tuple(warnings), asked=asked or metrics,
     )  # fmt: skip
+
+
+def _without_effect(
+    request: FidRequest, metrics: Sequence[str], pairs: Sequence[str], statistics: Reference | None
+) -> list[str]:
+    """Returns warnings about settings that change nothing here."""
+    subsets = "kid" in metrics and MODES[request.mode].kid != "full"
+    idle = {
+        "--split": request.split is not None and statistics is not None,
+        "--kid-subset-size": request.kid_subset_size != 1000 and not subsets,
+        "--lpips-weights": request.lpips_weights is not None and "lpips" not in pairs,
+        "--weights": request.weights is not None and not metrics,
+        "--extractor": request.extractor is not None and not metrics,
+    }
+    return [f"{name} has no effect on these scores" for name, no_effect in idle.items() if no_effect]
 
 
 def open_reference(request: FidRequest, path: Path) -> tuple[Reference | None, ImageSource | None]:
@@ -203,7 +246,9 @@ def _statistics(path: Path) -> Reference | None:
 
 
 def _source(request: FidRequest, path: Path) -> ImageSource:
-    return ImageSource(path, crop_px=request.crop_px, skip_bad=request.skip_bad, convert=request.convert)
+    return ImageSource(
+        path, crop_px=request.crop_px, skip_bad=request.skip_bad, convert=request.convert, workers=max(2, num_cores())
+    )
 
 
 def _extractor(request: FidRequest, mode: Mode) -> Extractor:

@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 
-from ovbench import __version__
-from ovbench._base.errors import DataError
+from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.paths import cache_dir, feature_cache_bytes
 from ovbench.harness.events import Listener, Reporter, ignore
 from ovbench.harness.feature_cache import FOLDER, FeatureCache
 from ovbench.harness.metrics.collect import Collected, collect
 from ovbench.harness.metrics.conventions import METRICS
 from ovbench.harness.metrics.extractors import Extractor
-from ovbench.harness.metrics.fid_audit import Audit, AuditData, run_audit
-from ovbench.harness.metrics.fid_report import Difference, FidReport
+from ovbench.harness.metrics.fid_audit import Audit, AuditData, OtherReference, run_audit
+from ovbench.harness.metrics.fid_infinity import FrechetCurve
+from ovbench.harness.metrics.fid_report import Difference, FidReport, about_extractor, provenance
 from ovbench.harness.metrics.fid_request import FidInputs, FidRequest, open_inputs, open_reference
-from ovbench.harness.metrics.frechet import FrechetCurve, Gaussian
 from ovbench.harness.metrics.image_sources import ImageSource
-from ovbench.harness.metrics.jackknife import NUM_BLOCKS, paired_difference_against, paired_mean_difference
+from ovbench.harness.metrics.jackknife import paired_mean_difference
 from ovbench.harness.metrics.manifold import tile_size
-from ovbench.harness.metrics.pair_scores import PairScores, score_pairs
-from ovbench.harness.metrics.picture_scores import Against, PictureScore, Settings, score_sets, spec_of
+from ovbench.harness.metrics.pair_scores import PairScores, check_pairing, score_pairs
+from ovbench.harness.metrics.picture_scores import Against, PictureScore, Settings, paired_score_difference, score_sets
 from ovbench.harness.metrics.reference_cache import reference_of
-from ovbench.harness.metrics.references import Gaussian as StoredGaussian
 from ovbench.harness.metrics.references import Purpose, Reference, check_match, write_reference
-from ovbench.results.provenance import cpu_model, git_state, package_versions, peak_rss_bytes, utc
+from ovbench.results.provenance import utc
 
 JOB = "fid"
-_PACKAGES = ("torch", "torchvision", "torchmetrics", "torch-fidelity", "transformers", "numpy", "pillow", "safetensors")
 
 
 def run_fid(request: FidRequest, listener: Listener = ignore) -> FidReport:
@@ -84,6 +81,7 @@ class FidRun:
         self.timings_s: dict[str, float] = {}
         self.num_computed: dict[str, int] = {}
         self.warnings = list(inputs.warnings)
+        self._about_real: dict[str, Any] = {}
         self.folder = cache_dir()
         bound = feature_cache_bytes() if self.request.cache else 0
         self.cache = FeatureCache(self.folder / FOLDER, max_bytes=bound) if bound else None
@@ -117,18 +115,14 @@ class FidRun:
             real=self._about_real,
             fake=self._about(self.inputs.fake),
             versus=None if self.inputs.versus is None else self._about(self.inputs.versus),
-            extractor=self._about_extractor(),
+            extractor=None if self.inputs.extractor is None else about_extractor(self.inputs.extractor.info),
             settings={
-                "purpose": self.request.purpose,
-                "intervals": self.request.intervals,
-                "num_blocks": NUM_BLOCKS,
-                "seed": self.request.seed,
-                "kid_subset_size": self.request.kid_subset_size,
+                **{name: _plain(value) for name, value in asdict(self.request).items()},
                 "quantise": "stored: the pictures are 8-bit files",
                 "measures": {name: dict(measure.about) for name, measure in self.inputs.measures.items()},
             },
             timings_s={name: round(value, 3) for name, value in self.timings_s.items()},
-            provenance=self._provenance(started),
+            provenance=provenance(self.request.device, started, self.num_computed, self.timings_s),
         )
 
     # --- sets ------------------------------------------------------------------------------------------------------
@@ -140,7 +134,6 @@ class FidRun:
         self.warnings += self._size_warnings(against, features.count, extractor.info.dim)
         settings = Settings(
             mode=self.inputs.mode,
-            mode_name=self.request.mode,
             intervals=self.request.intervals,
             seed=self.request.seed,
             labels=self._labels(generated),
@@ -149,8 +142,8 @@ class FidRun:
         began = time.perf_counter()
         progress = self.reporter.step("scores")
         scored = score_sets(self.inputs.metrics, against, features, settings, progress)
-        differences = self._set_differences(extractor, against, generated)
         self._ended("scores", began)
+        differences = self._set_differences(extractor, against, generated, scored.scores, settings)
         return list(scored.scores), differences, scored.curve
 
     def against(self, extractor: Extractor) -> Against:
@@ -177,15 +170,17 @@ class FidRun:
         self._ended("real", began, cached=found.cached)
         self.num_computed["real"] = found.num_computed
         reference = found.reference
+        self.warnings += [f"reference: {note}" for note in reference.notes]
         if statistics is not None:
             # ADM's file: mu and sigma are of the whole training set, its pictures serve precision, recall and KID.
             self._about_real = {**self._about_statistics(statistics), "pictures": reference.n}
             radii = {"radii_k3": reference.radii_k3, "radii_tile": reference.radii_tile}
             return Against.of(replace(statistics, **radii), reference.features, extractor.device)
-        self.warnings += [f"reference: {note}" for note in reference.notes]
         self.warnings += check_match(reference, extractor.info)
         self._about_real = {
             **self._about(source), "n": reference.n, "split": reference.split, "pixels_sha256": reference.source_sha256,
+            "size_px": None if reference.size_px is None else list(reference.size_px),
+            "num_distinct": reference.num_distinct, "left_out": list(reference.left_out),
         }  # fmt: skip
         if self.request.save_reference is not None:
             write_reference(self.request.save_reference, reference)
@@ -214,8 +209,7 @@ class FidRun:
         )
         self._ended(step, began)
         self.num_computed[step] = found.num_computed
-        if step == "fake" and request.expect is not None:
-            source.report.check_count(request.expect)
+        self._check_expected(step == "fake", source)
         self.warnings += [f"{step}: {warning}" for warning in source.report.warnings()]
         if found.features.count < 2 and metrics & {"fid", "sfid", "fid-infinity"}:
             raise DataError(
@@ -229,37 +223,43 @@ class FidRun:
 
     def _size_warnings(self, against: Against, count: int, dim: int) -> list[str]:
         found: list[str] = []
-        if count <= dim:
+        if count <= dim and {"fid", "sfid", "fid-infinity"} & set(self.inputs.metrics):
             found.append(
                 f"{count} generated pictures at {dim} dimensions: the covariance is singular and the distance far too "
                 "large; compare it with nothing but sets of the same number"
             )
-        if self.inputs.statistics is None and against.stats.n != count:
+        # ADM's statistics are of the whole training set on purpose; that their number differs says nothing.
+        if against.stats.n not in (None, count) and against.stats.layout != "adm":
             found.append(
                 f"{against.stats.n} reference pictures and {count} generated ones: distances fall with either number, "
                 "so compare only scores of the same numbers"
             )
         return found
 
-    def _set_differences(self, extractor: Extractor, against: Against, generated: Collected) -> list[Difference]:
+    def _set_differences(
+        self,
+        extractor: Extractor,
+        against: Against,
+        generated: Collected,
+        scores: Sequence[PictureScore],
+        settings: Settings,
+    ) -> list[Difference]:
+        """Returns every score minus the other generator's; what both jackknives share cancels."""
         source = self.inputs.versus
         if source is None:
             return []
         other = self.collected("versus", source, extractor)
-        info = extractor.info
-        layers: list[tuple[str, str, Gaussian]] = []
-        if "fid" in self.inputs.metrics:
-            layers.append(("fid", info.pool, against.pool))
-        if "sfid" in self.inputs.metrics and info.spatial is not None and against.spatial is not None:
-            layers.append(("sfid", info.spatial, against.spatial))
+        self.warnings += check_pairing(generated.keys, other.keys, f"{self.inputs.fake.path}, {source.path}")
+        began = time.perf_counter()
+        rivals = score_sets(
+            self.inputs.metrics, against, other.features, replace(settings, labels=None), self.reporter.step("rival")
+        )
+        self._ended("rival", began)
         found: list[Difference] = []
-        for metric, layer, reference in layers:
-            first, second = generated.features.rows[layer], other.features.rows[layer]
-            blocks = max(2, min(NUM_BLOCKS, len(first) // 2))
-            gap = paired_difference_against(
-                first, second, reference, num_blocks=blocks, seed=self.request.seed, device=extractor.device
-            )
-            found.append(Difference(metric=metric, name=spec_of(metric, info).name, found=gap))
+        for first, second in zip(scores, rivals.scores, strict=True):
+            gap = paired_score_difference(first, second)
+            if gap is not None:
+                found.append(Difference(metric=first.metric, name=first.score.spec.name, found=gap))
         return found
 
     # --- pairs -----------------------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ class FidRun:
         assert inputs.real is not None
         began = time.perf_counter()
         found = self._score_pairs("pairs", inputs.fake)
-        self._about_real = self._about(inputs.real)
+        self._about_real = self._about_real or self._about(inputs.real)
         gaps: list[Difference] = []
         if inputs.versus is not None:
             other = self._score_pairs("pairs of versus", inputs.versus)
@@ -291,7 +291,15 @@ class FidRun:
             progress=self.reporter.step(step),
         )
         self.reporter.ended(step, cached=False, seconds=time.perf_counter() - began)
+        if self.inputs.extractor is None:  # else the pass over its features has said it
+            for name, read in (("reference", self.inputs.real), ("fake" if step == "pairs" else "versus", source)):
+                self.warnings += [f"{name}: {warning}" for warning in read.report.warnings()]
+            self._check_expected(step == "pairs", source)
         return found
+
+    def _check_expected(self, is_fake: bool, source: ImageSource) -> None:
+        if is_fake and self.request.expect is not None:
+            source.report.check_count(self.request.expect)
 
     # --- audit -----------------------------------------------------------------------------------------------------
 
@@ -311,7 +319,7 @@ class FidRun:
             real=None if real is None or inputs.statistics is not None else lambda other: self._pool_rows(real, other),
             stats=inputs.statistics,
             others={
-                path.name: lambda path=path: self._other_reference(path, extractor) for path in asked.references
+                str(path): lambda path=path: self._other_reference(path, extractor) for path in asked.references
             },
             seed=self.request.seed,
         )  # fmt: skip
@@ -335,10 +343,14 @@ class FidRun:
         )
         return found.features.rows[info.pool]
 
-    def _other_reference(self, path: Path, extractor: Extractor) -> tuple[StoredGaussian, int | None]:
+    def _other_reference(self, path: Path, extractor: Extractor) -> OtherReference:
         statistics, source = open_reference(self.request, path)
         if statistics is not None:
-            return statistics.pool, statistics.n
+            try:
+                notes = check_match(statistics, extractor.info)
+            except ConfigError as error:  # said beside its number: what a wrong reference is worth is what is asked
+                notes = [error.what]
+            return OtherReference(stats=statistics.pool, n=statistics.n, note="; ".join(notes))
         assert source is not None
         found = reference_of(
             source,
@@ -348,7 +360,7 @@ class FidRun:
             cache=self.cache,
             batch_size=self.request.batch_size,
         )
-        return found.reference.pool, found.reference.n
+        return OtherReference(stats=found.reference.pool, n=found.reference.n, note="")
 
     # --- about -----------------------------------------------------------------------------------------------------
 
@@ -376,31 +388,11 @@ class FidRun:
     def _about_statistics(self, statistics: Reference) -> dict[str, Any]:
         return {"path": str(self.request.real), "kind": "statistics", **statistics.describe}
 
-    def _about_extractor(self) -> dict[str, Any] | None:
-        extractor = self.inputs.extractor
-        if extractor is None:
-            return None
-        info = extractor.info
-        names = (
-            "name", "network", "trained", "weights_sha256", "resize", "quantisation", "normalisation", "size_px",
-            "pool", "spatial", "logits", "precision", "value_change",
-        )  # fmt: skip
-        return {name: getattr(info, name) for name in names} | {"layers": dict(info.layers)}
 
-    def _provenance(self, started: str) -> dict[str, Any]:
-        state = git_state()
-        computed = sum(self.num_computed.values())
-        seconds = sum(self.timings_s.get(step, 0.0) for step, count in self.num_computed.items() if count)
-        return {
-            "ovbench": __version__,
-            "git_commit": state.commit,
-            "git_dirty": state.dirty,
-            "packages": package_versions(_PACKAGES),
-            "started": started,
-            "device": self.request.device,
-            "cpu": cpu_model(),
-            "threads": torch.get_num_threads(),
-            "num_computed": dict(self.num_computed),
-            "images_per_s": round(computed / seconds, 2) if computed and seconds else None,
-            "peak_rss_bytes": peak_rss_bytes(),
-        }
+def _plain(value: Any) -> Any:
+    """Returns a setting as JSON takes it."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value

@@ -8,7 +8,7 @@ would move the score, not another reference. Block jackknife: Efron & Tibshirani
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -163,9 +163,19 @@ def _error(values: Floats) -> float:
     return math.sqrt((count - 1) / count * float(np.sum((values - values.mean()) ** 2)))
 
 
-def jackknife_interval(value: float, without_block: Floats, what: str) -> Interval:
-    """Returns the interval around a score from its values with each block left out, [blocks]."""
-    return _interval(value, _error(without_block), len(without_block), what)
+def jackknife_interval(value: float, without_block: Floats, what: str, *, extra: float = 0.0, of: str = "") -> Interval:
+    """Returns the interval around a score from its values with each block left out, [blocks].
+
+    Args:
+        value: The score.
+        without_block: Its values.
+        what: What was left out of, for the method's text.
+        extra: Another, independent standard error that is added in squares.
+        of: What that is the error of.
+    """
+    error = math.hypot(_error(without_block), extra)
+    found = _interval(value, error, len(without_block), what)
+    return replace(found, method=f"{found.method}, with the error of {of}") if extra else found
 
 
 def _interval(centre: float, error: float, num_blocks: int, what: str) -> Interval:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ovbench._base.errors import ConfigError
 from ovbench._base.seeding import numpy_generator
-from ovbench.harness.metrics.moments import Features, check_count, check_features, check_same_dim, to_float64
+from ovbench.harness.metrics.moments import Features, as_rows, check_count, check_features, check_same_dim
 
 Convention = Literal["ovbench", "torch-fidelity", "clean-fid"]
 Kernel = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -44,11 +44,11 @@ def gaussian_kernel(sigma: float) -> Kernel:
 
 
 def kernel_sum(kernel: Kernel, x: torch.Tensor, y: torch.Tensor, *, skip_diagonal: bool = False) -> float:
-    """Returns the sum of k(x_i, y_j) over all pairs, in blocks; without i = j on request (then y must be x)."""
+    """Returns the sum of k(x_i, y_j) over all pairs, in float64 blocks; without i = j on request (then y must be x)."""
     total = 0.0
     for row in range(0, len(x), _BLOCK):
         for column in range(0, len(y), _BLOCK):
-            block = kernel(x[row : row + _BLOCK], y[column : column + _BLOCK])
+            block = kernel(x[row : row + _BLOCK].double(), y[column : column + _BLOCK].double())
             total += float(block.sum())
             if skip_diagonal and row == column:
                 total -= float(block.diagonal().sum())
@@ -56,7 +56,7 @@ def kernel_sum(kernel: Kernel, x: torch.Tensor, y: torch.Tensor, *, skip_diagona
 
 
 def mmd2(kernel: Kernel, x: torch.Tensor, y: torch.Tensor, *, biased: bool = False) -> float:
-    """Returns the estimate of MMD^2 between float64 rows [n, d] and [m, d].
+    """Returns the estimate of MMD^2 between rows [n, d] and [m, d], computed in float64.
 
     Unbiased: sum_{i≠j} k(x_i, x_j) / (n (n - 1)) + sum_{i≠j} k(y_i, y_j) / (m (m - 1)) - 2 mean k(x_i, y_j).
     Biased: the first two are plain means, diagonal included.
@@ -72,7 +72,7 @@ def _prepare(first: Features, second: Features, device: torch.device | str | Non
     check_features(first, "first", min_rows=2)
     check_features(second, "second", min_rows=2)
     check_same_dim(first, second, "first, second")
-    return to_float64(first, device), to_float64(second, device)
+    return as_rows(first, device), as_rows(second, device)
 
 
 def kid_full(
@@ -119,7 +119,7 @@ def mmd2_without_blocks(
     within, diagonal = np.zeros((count, count)), np.zeros(count)
     for i, first in enumerate(parts):
         for j, second in enumerate(parts[: i + 1]):
-            block = kernel(first, second)
+            block = kernel(first.double(), second.double())
             within[i, j] = within[j, i] = float(block.sum())
             if i == j and not biased:
                 diagonal[i] = float(block.diagonal().sum())

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from ovbench._base.errors import ConfigError, DataError
-from ovbench.harness.metrics.moments import Features, check_count, check_features, check_same_dim, to_float64
+from ovbench.harness.metrics.moments import Features, as_rows, check_count, check_features, check_same_dim
 
 Convention = Literal["adm", "torch-fidelity", "prdc"]
 DistanceDtype = Literal["float32", "float64", "float16_adm"]
@@ -125,7 +125,7 @@ def _prepare(
     smallest = min(len(reference), len(generated))
     check_count(k, "k", low=1, high=smallest - 1, why="each row needs k neighbours in its own set")
     check_count(block, "block", low=1)
-    ref, gen = _tensor(reference, device), _tensor(generated, device)
+    ref, gen = as_rows(reference, device), as_rows(generated, device)
     if dtype == "float16_adm":
         largest = max(float(rows.float().square().sum(dim=1).max()) for rows in (ref, gen))
         if 4.0 * largest > _HALF_MAX:  # no distance exceeds four times the largest squared norm
@@ -156,16 +156,7 @@ def squared_radii(
         device: Where to compute; None is where the array is.
     """
     check_features(features, "features", min_rows=k + 1)
-    return _radii(_Rows(_tensor(features, device), "float32", tile), k).cpu().numpy()
-
-
-def _tensor(features: Features, device: torch.device | str | None) -> torch.Tensor:
-    """Returns features on the device; float32 ones as they are, since 50,000 of them fill half a gigabyte."""
-    if isinstance(features, np.ndarray) and features.dtype == np.float32:
-        return torch.from_numpy(np.require(features, requirements=["C", "W"])).to(device or "cpu")
-    if isinstance(features, torch.Tensor) and features.dtype == torch.float32:
-        return features.detach().to(device if device is not None else features.device)
-    return to_float64(features, device)
+    return _radii(_Rows(as_rows(features, device), "float32", tile), k).cpu().numpy()
 
 
 def precision_recall(
@@ -211,7 +202,7 @@ def precision_recall(
     if reference_radii is None or used != "float32":
         ref_radii = _radii(ref, k)
     else:
-        ref_radii = torch.as_tensor(reference_radii, dtype=torch.float32, device=gen_radii.device)
+        ref_radii = torch.asas_rows(reference_radii, dtype=torch.float32, device=gen_radii.device)
         if ref_radii.shape != (len(ref),):
             raise DataError(f"{list(ref_radii.shape)} radii of {len(ref)} rows", where="reference_radii")
     held_generated = torch.zeros(len(gen), dtype=torch.bool, device=ref_radii.device)

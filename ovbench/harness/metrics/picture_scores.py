@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,7 +18,13 @@ from ovbench.harness.metrics.frechet import FrechetCurve, frechet_between, gauss
 from ovbench.harness.metrics.frechet import Gaussian as Statistics
 from ovbench.harness.metrics.inception_score import adm_splits, is_adm, is_tf, score_without_blocks, tf_splits
 from ovbench.harness.metrics.interval import no_interval, wilson_interval
-from ovbench.harness.metrics.jackknife import NUM_BLOCKS, block_rows, jackknife_against, jackknife_interval
+from ovbench.harness.metrics.jackknife import (
+    NUM_BLOCKS,
+    PairedDifference,
+    block_rows,
+    jackknife_against,
+    jackknife_interval,
+)
 from ovbench.harness.metrics.kid import (
     Kernel,
     gaussian_kernel,
@@ -50,7 +56,9 @@ class PictureScore:
     score: ScoredMetric
     num_reference: int | None  # pictures of the reference that it was computed from; None: not known, or none
     how: str  # whose convention, and with which settings
+    details: Mapping[str, float | int | str] = field(default_factory=dict)  # of the computation: bias, spread, method …
     warnings: tuple[str, ...] = ()
+    without_block: np.ndarray | None = field(default=None, repr=False)  # the values of its jackknife, [blocks]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +84,6 @@ class Settings:
     """How scores are computed, beside the features."""
 
     mode: Mode
-    mode_name: str
     intervals: bool = True
     seed: int = 0  # of blocks, subsets and draws that no convention fixes
     labels: np.ndarray | None = None  # of the generated pictures, in order
@@ -103,6 +110,21 @@ def spec_of(metric: str, info: ExtractorInfo | None) -> MetricSpec:
     return MetricSpec(
         name=name, title=name, unit=about.unit, higher_is_better=about.higher_is_better, citation=about.citation
     )
+
+
+def paired_score_difference(first: PictureScore, second: PictureScore) -> PairedDifference | None:
+    """Returns the first generator's score minus the second's; None where one of them is missing.
+
+    Where both have a jackknife, the same blocks of seeds are left out of both, so that what they share cancels. Other
+    scores have a difference and no interval.
+    """
+    if first.score.value is None or second.score.value is None:
+        return None
+    gap = first.score.value - second.score.value
+    if first.without_block is None or second.without_block is None:
+        return PairedDifference(value=gap, error=None, interval=no_interval("this score has no paired jackknife"))
+    interval = jackknife_interval(gap, first.without_block - second.without_block, "the paired difference")
+    return PairedDifference(value=gap, error=None, interval=interval)
 
 
 def score_sets(
@@ -185,7 +207,9 @@ class _Work:
         how: str,
         *,
         num_reference: int | None,
+        details: Mapping[str, float | int | str] | None = None,
         warnings: Sequence[str] = (),
+        without_block: np.ndarray | None = None,
     ) -> PictureScore:
         score = ScoredMetric(
             spec=spec_of(metric, self.info), group=None, value=value, n=self.generated.count, interval=interval
@@ -211,7 +235,8 @@ class _Work:
         rows = self.generated.rows.get(layer)
         stats = self.generated.gaussian(layer)
         found = frechet_between(reference, checked(stats, self.generated.count, self.generated.device, rows))
-        interval, note = self._no_interval(), ""
+        interval, note, without = self._no_interval(), "", None
+        details: dict[str, float | int | str] = {"mean_term": found.mean_term, "solver": found.solver}
         if interval is None and rows is None:
             interval = no_interval("the rows of this layer were not kept")
         if interval is None:
@@ -219,11 +244,21 @@ class _Work:
             knife = jackknife_against(
                 rows, reference, num_blocks=self._blocks(), seed=self.settings.seed, device=self.device
             )
-            interval = jackknife_interval(found.value, np.array(knife.without_block), "the distance")
+            without = np.array(knife.without_block)
+            interval = jackknife_interval(found.value, without, "the distance")
+            details |= {
+                "bias": knife.bias,
+                "corrected": found.value - knife.bias,
+                "num_blocks": knife.num_blocks,
+                "jackknife": knife.method,
+            }
             note = f"; about {knife.bias:.3g} of it comes from the {self.generated.count} pictures being so few"
         warnings = [f"{metric}: the distance is {found.value:.3g}, below 0"] if "negative" in found.flags else []
         how = f"layer {layer}, solver {found.solver}{note}"
-        return self._made(metric, found.value, interval, how, num_reference=found.n1, warnings=warnings)
+        return self._made(
+            metric, found.value, interval, how, num_reference=found.n1, details=details, warnings=warnings,
+            without_block=without,
+        )  # fmt: skip
 
     def _infinity(self) -> PictureScore:
         count = self.generated.count
@@ -234,7 +269,10 @@ class _Work:
         sizes = curve.sizes
         how = f"line in 1/n through {len(sizes)} sizes from {sizes[0]} to {sizes[-1]}, seed {curve.seed}"
         interval = no_interval("the scatter about the line is not the error of its end")
-        return self._made("fid-infinity", curve.infinity, interval, how, num_reference=self.against.stats.n)
+        return self._made(
+            "fid-infinity", curve.infinity, interval, how, num_reference=self.against.stats.n,
+            details={"slope": curve.slope, "num_sizes": len(sizes)},
+        )  # fmt: skip
 
     def _inception_score(self) -> PictureScore:
         layer = self.info.logits
@@ -248,24 +286,37 @@ class _Work:
         else:
             found = is_tf(logits, device=self.device)
             splits, how = tf_splits(count), f"torch-fidelity: 10 shuffled splits, their spread {found.std:.3g}"
-        interval = self._no_interval()
+        interval, without = self._no_interval(), None
         if interval is None:
             blocks = block_rows(count, self._blocks(), self.settings.seed)
             without = score_without_blocks(logits, splits, blocks, device=self.device)
             interval = jackknife_interval(found.mean, without, "the score")
-        return self._made("is", found.mean, interval, how, num_reference=None, warnings=found.warnings)
+        details: dict[str, float | int | str] = {"num_splits": found.num_splits}
+        if found.std is not None:
+            details["std_over_splits"] = found.std
+        return self._made(
+            "is", found.mean, interval, how, num_reference=None, details=details, warnings=found.warnings,
+            without_block=without,
+        )  # fmt: skip
 
     def _mmd(
         self, kernel: Kernel, reference: Features, own: Features, *, scale: float = 1.0, biased: bool = False
-    ) -> tuple[float, Interval]:
-        """Returns the estimate over all pictures with its interval."""
-        interval = self._no_interval()
-        if interval is not None:
-            return scale * kid_full(reference, own, kernel=kernel, biased=biased, device=self.device), interval
+    ) -> tuple[float, np.ndarray | None]:
+        """Returns the estimate over all pictures, and its values without each block where an interval is wanted."""
+        if self._no_interval() is not None:
+            return scale * kid_full(reference, own, kernel=kernel, biased=biased, device=self.device), None
         blocks = block_rows(len(own), self._blocks(), self.settings.seed)
         value, without = mmd2_without_blocks(reference, own, blocks, kernel=kernel, biased=biased, device=self.device)
+        return scale * value, scale * without
+
+    def _mmd_interval(self, value: float, without: np.ndarray | None, *, spread: float = 0.0) -> Interval:
+        """Returns the interval of an estimate; `spread` is the standard error that drawing subsets adds."""
+        if without is None:
+            interval = self._no_interval()
+            assert interval is not None, "values without blocks are missing for a reason"
+            return interval
         what = "the estimate over all pictures, the reference as it is"
-        return scale * value, jackknife_interval(scale * value, scale * without, what)
+        return jackknife_interval(value, without, what, extra=spread, of="the draw of subsets")
 
     def _kid(self) -> PictureScore:
         reference, own = self.against.rows, self.generated.rows[self.info.pool]
@@ -276,29 +327,27 @@ class _Work:
         convention = self.settings.mode.kid
         if convention == "torch-fidelity" and smallest < size:
             return self._undefined("kid", f"a subset of {size} is larger than a set of {smallest}: --kid-subset-size")
-        value, interval = self._mmd(polynomial_kernel, reference, own)
-        how = "all pictures, unbiased, cubic kernel in float64"
-        if convention != "full":
-            # torch-fidelity calls the generated pictures its first input, clean-fid its second.
-            pair = (own, reference) if convention == "torch-fidelity" else (reference, own)
-            found = kid_subsets(*pair, convention=convention, subset_size=size, device=self.device)
-            if interval.low is not None and interval.high is not None:
-                shift = found.mean - value
-                interval = replace(interval, low=interval.low + shift, high=interval.high + shift)
-            value = found.mean
-            how = (
-                f"{convention}: mean of {found.num_subsets} subsets of {found.subset_size}, seed {found.seed}, "
-                f"their spread {found.std:.3g}"
-            )
-        return self._made("kid", value, interval, how, num_reference=len(reference))
+        value, without = self._mmd(polynomial_kernel, reference, own)
+        if convention == "full":
+            interval = self._mmd_interval(value, without)
+            how = "all pictures, unbiased, cubic kernel in float64"
+            return self._made("kid", value, interval, how, num_reference=len(reference), without_block=without)
+        # torch-fidelity calls the generated pictures its first input, clean-fid its second.
+        pair = (own, reference) if convention == "torch-fidelity" else (reference, own)
+        found = kid_subsets(*pair, convention=convention, subset_size=size, device=self.device)
+        interval = self._mmd_interval(found.mean, without, spread=found.std / found.num_subsets**0.5)
+        how = f"{convention}: mean of {found.num_subsets} subsets of {found.subset_size}, seed {found.seed}"
+        details = {"std_over_subsets": found.std, "all_pictures": value}
+        return self._made("kid", found.mean, interval, how, num_reference=len(reference), details=details)
 
     def _cmmd(self) -> PictureScore:
         assert self.against.rows is not None
         reference = embeddings(self.against.rows, "reference", self.device)
         own = embeddings(self.generated.rows[self.info.pool], "generated", self.device)
-        value, interval = self._mmd(gaussian_kernel(SIGMA), reference, own, scale=SCALE, biased=True)
+        value, without = self._mmd(gaussian_kernel(SIGMA), reference, own, scale=SCALE, biased=True)
         how = "biased, Gaussian kernel of width 10 on rows of length 1, times 1000"
-        return self._made("cmmd", value, interval, how, num_reference=len(reference))
+        interval = self._mmd_interval(value, without)
+        return self._made("cmmd", value, interval, how, num_reference=len(reference), without_block=without)
 
     def _few_for(self, metric: str, k: int) -> PictureScore | None:
         assert self.against.rows is not None
@@ -321,7 +370,6 @@ class _Work:
                 reference,
                 own,
                 k=PRECISION_K,
-                convention="torch-fidelity" if self.settings.mode_name == "torch-fidelity" else "adm",
                 device=self.device,
                 reference_radii=stats.radii_k3 if reusable else None,
             )

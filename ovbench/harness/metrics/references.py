@@ -337,7 +337,7 @@ def check_purpose(reference: Reference, purpose: Purpose) -> list[str]:
         score = {"reconstruction": "rFID", "generation": "gFID"}[purpose]
         raise ConfigError(
             f"'{reference.name}' is a reference for {reference.purpose}, and {score} cannot be computed with it",
-            where="--reference",
+            where="REAL",
             fix=_OTHER[purpose],
         )
     return []
@@ -352,7 +352,7 @@ def check_match(reference: Reference, info: ExtractorInfo) -> list[str]:
     if reference.pool.dim != info.dim:
         raise ConfigError(
             f"'{reference.name}' has {reference.pool.dim} dimensions, and '{info.name}' gives {info.dim}",
-            where="--reference",
+            where="REAL",
             fix="use statistics of this extractor, or the extractor that made them",
         )
     if reference.spatial is not None and info.spatial in info.layers:
@@ -360,7 +360,7 @@ def check_match(reference: Reference, info: ExtractorInfo) -> list[str]:
         if reference.spatial.dim != wanted:
             raise ConfigError(
                 f"'{reference.name}' has {reference.spatial.dim} spatial dimensions, and '{info.name}' gives {wanted}",
-                where="--reference",
+                where="REAL",
                 fix="use statistics of this extractor, or leave sFID out",
             )
     pairs = (
@@ -377,7 +377,7 @@ def check_match(reference: Reference, info: ExtractorInfo) -> list[str]:
         elif theirs != ours:
             raise ConfigError(
                 f"'{reference.name}' was made with the {what} {theirs[:24]}, and '{info.name}' uses {ours[:24]}",
-                where="--reference",
+                where="REAL",
                 fix="statistics of two conventions are not compared: choose the extractor that made the reference",
             )
     if reference.n is None:

@@ -145,3 +145,20 @@ def test_pictures_that_are_left_out_leave_no_gap(folder: Path, tmp_path: Path) -
 def test_features_that_are_not_finite_are_an_error(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="NaN or infinity"):
         run(folder, toy_extractor(scale=float("inf")), tmp_path)
+
+
+def test_every_pass_takes_as_many_pictures_whatever_is_cached_already(folder: Path, tmp_path: Path) -> None:
+    run(write_folder(tmp_path / "some", IMAGES[::3]), toy_extractor(), tmp_path, cache=remembering(tmp_path))
+    calls: list[int] = []
+    found = run(folder, toy_extractor(calls=calls), tmp_path, cache=remembering(tmp_path), batch_size=8)
+    assert found.num_computed == 50 - 17
+    assert set(calls) == {8}
+    np.testing.assert_array_equal(found.features.rows["pool"], toy_rows(IMAGES)["pool"])
+
+
+def test_another_version_of_the_code_finds_nothing_old(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(folder, toy_extractor(), tmp_path, cache=remembering(tmp_path))
+    monkeypatch.setattr("ovbench.harness.metrics.extractors.EXTRACTION_VERSION", 2)
+    assert run(folder, toy_extractor(), tmp_path, cache=remembering(tmp_path)).num_computed == 50

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import ovbench
 from ovbench._base.errors import OvbenchError
 from ovbench._base.files import to_json
 from ovbench.harness.metrics.extractors import Extractor
@@ -17,7 +20,7 @@ from ovbench.harness.metrics.fid_audit import AuditRequest
 from ovbench.harness.metrics.fid_report import FidReport
 from ovbench.harness.metrics.fid_request import FidRequest
 from ovbench.harness.metrics.fid_run import headline, open_run, run_fid
-from ovbench.harness.metrics.frechet import frechet_from_features
+from ovbench.harness.metrics.frechet import frechet_distance, frechet_from_features
 from ovbench.harness.metrics.image_sources import ImageSource
 from ovbench.harness.metrics.jackknife import paired_frechet_difference, paired_mean_difference
 from ovbench.harness.metrics.reconstruction import psnr
@@ -184,6 +187,7 @@ def test_the_first_line_says_which_pictures_and_which_network(folder: Path) -> N
         ({"mode": "adn"}, "unknown mode 'adn'"),
         ({"purpose": "fun"}, "unknown purpose 'fun'"),
         ({"batch_size": 0}, "it must be 1 or more, got 0"),
+        ({"seed": -1}, "a seed must be 0 or more, got -1"),
         ({"kid_subset_size": 1}, "it must be 2 or more, got 1"),
         ({"expect": 51}, "50 pictures instead of 51"),
         ({"fake": "absent"}, "no such file or folder 'absent'"),
@@ -209,6 +213,7 @@ def test_refusals_come_before_the_first_picture(run: Run, folder: Path, monkeypa
         ({"real": "narrow.npz", "metrics": "fid"}, "has 10 dimensions, and 'toy' gives 12"),
         ({"versus": folder / "real"}, "as many pictures of both, got 50 and 60"),
         ({"save_reference": folder / "x.json"}, "statistics are written as .npz"),
+        ({"save_reference": folder / "x.npz", "real": "other", "metrics": "psnr"}, "scores of pairs need none"),
         ({"audit": AuditRequest(references=(folder / "absent.npz",))}, "no such file"),
     ):
         with pytest.raises(OvbenchError, match=message):
@@ -247,13 +252,14 @@ def test_an_audit_says_what_each_change_is_worth(run: Run, folder: Path) -> None
     }  # no Inception: no resizes
     real, fake = toy_rows(REAL)["pool"], toy_rows(FAKE)["pool"]
     second = frechet_from_features(toy_rows(pictures(60, 9))["pool"], fake).value
-    assert rows["second"].mixed == pytest.approx(second, abs=1e-8)
+    assert rows[str(folder / "second")].mixed == pytest.approx(second, abs=1e-8)
     assert rows["scipy.linalg.sqrtm, as ADM, pytorch-fid and clean-fid"].both == pytest.approx(audit.base, abs=1e-6)
     assert rows["numpy eigvals, as torch-fidelity"].both == pytest.approx(audit.base, abs=1e-6)
     centred = real.astype(np.float64), fake.astype(np.float64)
-    by_hand = frechet_from_features(*centred).value
-    assert rows["covariances divided by n"].both == pytest.approx(by_hand, rel=0.2)
-    assert rows["covariances divided by n"].both != pytest.approx(by_hand, rel=1e-4)
+    parts = [(part.mean(axis=0), np.cov(part, rowvar=False, ddof=0)) for part in centred]
+    population = frechet_distance(*parts[0], *parts[1], 60, 50).value
+    assert rows["covariances divided by n"].both == pytest.approx(population, rel=1e-9)
+    assert population != pytest.approx(audit.base, rel=1e-4)
     assert rows["25 of 50 generated pictures"].mixed != pytest.approx(audit.base)
     table = audit.to_dict()["rows"]
     assert all(
@@ -305,9 +311,52 @@ def test_an_audit_of_the_inception_network_changes_one_thing_at_a_time(
     assert {"resize": "torch-bicubic-antialias"} in changes
     assert all(len(change) == 1 for change in changes)
     kinds = [row.kind for row in audit.rows]
-    assert [kinds.count(kind) for kind in ("rounding", "normalisation", "port", "precision")] == [0, 1, 4, 1]
+    assert [kinds.count(kind) for kind in ("resize", "rounding", "normalisation", "port", "precision")] == [
+        6,
+        0,
+        1,
+        2,
+        1,
+    ]
     for row in audit.rows:
         if row.kind in ("resize", "normalisation", "port"):
             assert row.both is not None
             assert row.mixed is not None
             assert row.both != pytest.approx(row.mixed)
+
+
+def test_settings_without_effect_are_said(run: Run) -> None:
+    report = run(metrics="fid,psnr", real="other", kid_subset_size=50, lpips_weights="random", split="val")
+    assert "--kid-subset-size has no effect on these scores" in report.warnings
+    assert "--lpips-weights has no effect on these scores" in report.warnings
+    assert report.real["split"] == "val"  # which scores of pairs do not take away
+
+
+def test_pairs_alone_are_counted_and_looked_at_too(run: Run, folder: Path) -> None:
+    images = FAKE.copy()
+    images[7] = images[3]
+    write_folder(folder / "odd", images)
+    report = run(fake="odd", real="other", metrics="psnr")
+    assert any("fake: 1 pictures repeat others" in warning for warning in report.warnings)
+    with pytest.raises(OvbenchError, match="only 49 distinct ones"):
+        run(fake="odd", real="other", metrics="psnr", expect=50)
+
+
+def test_generators_whose_pictures_have_other_names_are_no_pairs(run: Run, folder: Path) -> None:
+    (folder / "other" / "00004.png").rename(folder / "other" / "00004b.png")
+    with pytest.raises(OvbenchError, match="00004"):
+        run(metrics="fid", versus=folder / "other")
+
+
+def test_another_reference_that_does_not_fit_says_so_beside_its_number(run: Run, folder: Path) -> None:
+    run(metrics="fid", weights="other", save_reference=folder / "foreign.npz")
+    audit = run(metrics="fid", audit=AuditRequest(references=(folder / "foreign.npz",))).audit
+    assert audit is not None
+    (row,) = [row for row in audit.rows if row.change.endswith("foreign.npz")]
+    assert row.mixed is not None
+    assert "was made with the weights" in row.note
+
+
+def test_python_takes_every_setting_of_the_request() -> None:
+    wanted = {field.name for field in dataclasses.fields(FidRequest)}
+    assert set(inspect.signature(ovbench.fid).parameters) == wanted

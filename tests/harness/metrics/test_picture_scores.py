@@ -15,10 +15,10 @@ from ovbench.harness.metrics.feature_sets import FeatureAccumulator, FeatureSet
 from ovbench.harness.metrics.fid_infinity import frechet_curve
 from ovbench.harness.metrics.frechet import frechet_from_features
 from ovbench.harness.metrics.inception_score import is_adm, is_tf
-from ovbench.harness.metrics.jackknife import block_rows, jackknife_frechet
+from ovbench.harness.metrics.jackknife import block_rows, jackknife_frechet, paired_frechet_difference
 from ovbench.harness.metrics.kid import kid_full, kid_subsets
 from ovbench.harness.metrics.manifold import density_coverage, precision_recall, squared_radii, tile_size
-from ovbench.harness.metrics.picture_scores import Against, PictureScore, Settings, score_sets
+from ovbench.harness.metrics.picture_scores import Against, PictureScore, Settings, paired_score_difference, score_sets
 from ovbench.harness.metrics.references import Gaussian, Reference
 
 from .picture_sets import pictures, toy_extractor, toy_rows
@@ -51,7 +51,7 @@ def against(rows: dict[str, np.ndarray], *, pictures: bool = True, **change: obj
 
 
 def settings(mode: str = "adm", **change: object) -> Settings:
-    return replace(Settings(mode=MODES[mode], mode_name=mode), **change)  # type: ignore[arg-type]
+    return replace(Settings(mode=MODES[mode]), **change)  # type: ignore[arg-type]
 
 
 def scores(tmp_path: Path, metrics: tuple[str, ...] = SETS, *, mode: str = "adm", real: Against | None = None,
@@ -144,6 +144,7 @@ def test_modes_take_the_conventions_of_their_programs(tmp_path: Path) -> None:
     wanted = kid_subsets(FAKE["pool"], REAL["pool"], convention="torch-fidelity", subset_size=40)
     assert found["kid"].score.value == pytest.approx(wanted.mean)
     assert "torch-fidelity: mean of 100 subsets of 40, seed 2020" in found["kid"].how
+    assert found["kid"].details["std_over_subsets"] == pytest.approx(wanted.std)
     clean = kid_subsets(REAL["pool"], FAKE["pool"], convention="clean-fid")
     assert scores(tmp_path, ("kid",), mode="clean")["kid"].score.value == pytest.approx(clean.mean)
 
@@ -228,3 +229,49 @@ def test_names_are_honest(tmp_path: Path) -> None:
         "FD-Toy", "sFID-Toy", "FD-infinity-Toy", "IS-Toy", "KID-Toy", "Precision-Toy", "Recall-Toy", "Density-Toy",
         "Coverage-Toy", "CMMD-Toy",
     }  # fmt: skip
+
+
+def test_drawing_subsets_widens_the_interval_of_kid(tmp_path: Path) -> None:
+    """Both errors add in squares: that of the pictures, and that of the mean over 100 subsets."""
+    full = scores(tmp_path, ("kid",))["kid"].score.interval
+    drawn = scores(tmp_path, ("kid",), mode="torch-fidelity", kid_subset_size=40)["kid"]
+    wanted = kid_subsets(FAKE["pool"], REAL["pool"], convention="torch-fidelity", subset_size=40)
+    t = 2.0095752
+    assert full.low is not None
+    assert full.high is not None
+    assert drawn.score.interval.low is not None
+    half = t * np.hypot((full.high - full.low) / 2 / t, wanted.std / 10)
+    assert wanted.mean - drawn.score.interval.low == pytest.approx(half, rel=1e-6)
+    assert "the draw of subsets" in drawn.score.interval.method
+
+
+def test_every_network_score_names_its_resize_and_an_untrained_network(tmp_path: Path) -> None:
+    for entry in scores(tmp_path, (*SETS, "cmmd")).values():
+        assert entry.how.startswith("resize none; ")
+    untrained = replace(features(tmp_path, FAKE), info=replace(INFO, trained=False))
+    assert scores(tmp_path, ("fid",), fake=untrained)["fid"].how.startswith("resize none, UNTRAINED network; ")
+
+
+def test_details_hold_the_bias_and_the_corrected_distance(tmp_path: Path) -> None:
+    entry = scores(tmp_path, ("fid",))["fid"]
+    pool = gaussian(REAL["pool"])
+    knife = jackknife_frechet(FAKE["pool"], pool.mu, pool.sigma, 90)
+    assert entry.details["bias"] == pytest.approx(knife.bias, rel=1e-6)
+    assert entry.details["corrected"] == pytest.approx(knife.corrected, abs=1e-8)
+    assert entry.details["num_blocks"] == 50
+
+
+def test_a_difference_is_paired_wherever_both_scores_have_a_jackknife(tmp_path: Path) -> None:
+    other = toy_rows(pictures(110, 9, noise=25))
+    first, second = scores(tmp_path), scores(tmp_path, fake=features(tmp_path, other))
+    for name in SETS:
+        gap = paired_score_difference(first[name], second[name])
+        assert gap is not None
+        assert gap.value == pytest.approx((first[name].score.value or 0) - (second[name].score.value or 0))
+        assert (gap.interval.low is not None) == (name in ("fid", "sfid", "is", "kid"))
+    pool = gaussian(REAL["pool"])
+    wanted = paired_frechet_difference(FAKE["pool"], other["pool"], pool.mu, pool.sigma, 90)
+    gap = paired_score_difference(first["fid"], second["fid"])
+    assert gap is not None
+    assert gap.interval.low == pytest.approx(wanted.interval.low, abs=1e-8)
+    assert gap.interval.high == pytest.approx(wanted.interval.high, abs=1e-8)
