@@ -218,31 +218,50 @@ def test_absent_weights_say_which_file_to_put_where(sets: Path, tmp_path: Path) 
     assert str(tmp_path / "cache" / "weights") in done.stderr
 
 
+def kill_in(step: str, words: tuple[str, ...], folder: Path) -> None:
+    """Starts the command, and kills it within the step."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ovbench", *words],
+        env=environment(folder),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    with process.stderr:
+        begun = False
+        for line in process.stderr:
+            event = json.loads(line)
+            begun = (event.get("step"), event.get("state")) == (step, "started")
+            if begun:
+                break
+        assert begun, f"the command ended before the step '{step}'"
+        time.sleep(random.uniform(0.0, 0.1))
+        assert process.poll() is None, "it must still be running"
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait(timeout=60) == -signal.SIGKILL
+        rest = [json.loads(line) for line in process.stderr if line.endswith("\n")]
+    assert not [event for event in rest if event.get("state") == "finished"], "the kill came after the step"
+
+
 def test_a_kill_at_any_moment_loses_no_number(tmp_path: Path, ovbench: Cli) -> None:
+    count = 1200
     real, fake = (
-        write_folder(tmp_path / name, pictures(700, seed, side=32)) for name, seed in (("real", 1), ("fake", 2))
+        write_folder(tmp_path / name, pictures(count, seed, side=32)) for name, seed in (("real", 1), ("fake", 2))
     )
     words = ("fid", str(real), str(fake), *WARDROBE, "--metrics", "fid,kid", "--no-intervals", "--json")
     whole = ovbench(*words, folder=tmp_path / "undisturbed")
     assert whole.returncode == 0, whole.stderr
-    for _ in range(2):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ovbench", *words],
-            env=environment(tmp_path / "killed"),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        assert process.stderr is not None
-        process.stderr.readline()  # the headline: work begins
-        time.sleep(random.uniform(0.0, 2.0))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stderr.close()
+    undisturbed = json.loads(whole.stdout)
+    assert undisturbed["provenance"]["num_computed"] == {"real": count, "fake": count}
+    for step in ("real", "fake"):
+        kill_in(step, words, tmp_path / "killed")
     done = ovbench(*words, folder=tmp_path / "killed")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["scores"] == json.loads(whole.stdout)["scores"]
+    found = json.loads(done.stdout)
+    assert found["scores"] == undisturbed["scores"]
+    assert found["provenance"]["num_computed"]["real"] == 0  # finished before the second kill
 
 
 def test_python_gives_the_same(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ovbench: Cli) -> None:

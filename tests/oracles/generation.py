@@ -50,15 +50,16 @@ def frechet(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.nda
     return float(np.sum((mu1 - mu2) ** 2) + np.trace(sigma1) + np.trace(sigma2) - 2 * np.trace(middle))
 
 
-def kid(x: np.ndarray, y: np.ndarray) -> float:
+def kid(x: np.ndarray, y: np.ndarray, *, biased: bool = False) -> float:
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
 
     def kernel(one: np.ndarray, other: np.ndarray) -> float:
         return float((one @ other / len(one) + 1) ** 3)
 
     n, m = len(x), len(y)
-    xx = sum(kernel(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
-    yy = sum(kernel(y[i], y[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    xx = sum(kernel(x[i], x[j]) for i in range(n) for j in range(n) if biased or i != j)
+    yy = sum(kernel(y[i], y[j]) for i in range(m) for j in range(m) if biased or i != j)
+    xx, yy = xx / (n * n if biased else n * (n - 1)), yy / (m * m if biased else m * (m - 1))
     xy = sum(kernel(x[i], y[j]) for i in range(n) for j in range(m)) / (n * m)
     return xx + yy - 2 * xy
 
@@ -78,6 +79,14 @@ def inception_score(logits: np.ndarray) -> float:
     for row in p:
         total += sum(a * np.log(a / b) for a, b in zip(row, marginal, strict=True) if a > 0)
     return float(np.exp(total / len(p)))
+
+
+def inception_score_without(logits: np.ndarray, splits: list[np.ndarray], block: np.ndarray) -> float:
+    """Mean over splits, each without the rows of the block; a split that has no others is gone."""
+    gone = set(block.tolist())
+    kept = [[row for row in split.tolist() if row not in gone] for split in splits]
+    scores = [inception_score(logits[rows]) for rows in kept if rows]
+    return sum(scores) / len(scores)
 
 
 def inception_score_adm(logits: np.ndarray, size: int) -> float:
@@ -156,6 +165,20 @@ def manifold(reference: np.ndarray, generated: np.ndarray, k: int, *, strict: bo
         "density": float(in_ref.sum() / (k * len(generated))),
         "coverage": float(np.mean(in_ref.any(axis=1))),
     }
+
+
+def density_error(reference: np.ndarray, generated: np.ndarray, k: int) -> float:
+    """Each generated row has a density of its own: the balls that hold it, over k. The error of the mean of those."""
+    densities = []
+    for row in generated:
+        held = 0
+        for centre in reference:
+            radius = sorted(float(np.sqrt(np.sum((centre - other) ** 2))) for other in reference)[k]
+            held += float(np.sqrt(np.sum((centre - row) ** 2))) < radius
+        densities.append(held / k)
+    mean = sum(densities) / len(densities)
+    variance = sum((density - mean) ** 2 for density in densities) / (len(densities) - 1)
+    return float(np.sqrt(variance / len(densities)))
 
 
 def cmmd(x: np.ndarray, y: np.ndarray) -> float:

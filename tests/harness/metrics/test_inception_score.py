@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from ovbench._base.errors import ConfigError, DataError
-from ovbench.harness.metrics.inception_score import is_adm, is_tf, labels_sorted
+from ovbench.harness.metrics.inception_score import (
+    adm_splits,
+    is_adm,
+    is_tf,
+    labels_sorted,
+    score_without_blocks,
+    tf_splits,
+)
 
 ORACLE = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "oracles" / "generation.py")))
 Z = ORACLE.golden_features()
@@ -57,6 +64,27 @@ def test_oracle_agrees() -> None:
     logits = np.random.default_rng(0).standard_normal((60, 7)) * 4
     assert is_adm(logits).mean == pytest.approx(ORACLE.inception_score(logits), rel=1e-12)
     assert is_tf(torch.from_numpy(logits), num_splits=1).mean == pytest.approx(ORACLE.inception_score(logits))
+
+
+@pytest.mark.parametrize("splits", [tf_splits(50, 4), tf_splits(50, 3, shuffle=False), adm_splits(50, 15)])
+def test_leaving_a_block_out_is_scoring_the_rest_of_each_split(splits: list[np.ndarray]) -> None:
+    generator = np.random.default_rng(2)
+    logits = generator.standard_normal((50, 7)) * 3
+    blocks = np.array_split(generator.permutation(50), [4, 9, 30])  # of 4, 5, 21 and 20 rows
+    found = score_without_blocks(logits, splits, blocks)
+    wanted = [ORACLE.inception_score_without(logits, splits, block) for block in blocks]
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    assert np.ptp(wanted) > 0.01  # the blocks matter
+
+
+def test_a_split_that_lies_in_one_block_is_gone_with_it() -> None:
+    logits = np.random.default_rng(3).standard_normal((30, 7)) * 3
+    splits = adm_splits(30, 10)
+    blocks = [np.arange(12), np.arange(12, 30)]  # all of the first split; all of the third
+    found = score_without_blocks(logits, splits, blocks)
+    np.testing.assert_allclose(found, [ORACLE.inception_score_without(logits, splits, block) for block in blocks])
+    first, second = ORACLE.inception_score(logits[:10]), ORACLE.inception_score(logits[10:12])
+    assert found[1] == pytest.approx((first + second) / 2)
 
 
 def test_torch_fidelity_agrees_side_by_side() -> None:

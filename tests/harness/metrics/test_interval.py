@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ovbench.harness.metrics.interval import bootstrap_interval, mean_interval
+from ovbench.harness.metrics.interval import bootstrap_interval, mean_interval, wilson_interval
 from ovbench.results.quantile import t_quantile
 
 
@@ -85,6 +85,33 @@ def test_a_macro_mean_is_centred_on_the_mean_of_the_strata() -> None:
     assert interval.low is not None
     assert interval.high is not None
     assert interval.low < (0.75 + 0.5) / 2 < interval.high
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        (8, 10, 0.4902, 0.9433),
+        (2, 10, 0.0567, 0.5098),
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (15, 148, 0.0624, 0.1605),
+        (81, 263, 0.2553, 0.3662),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilsons_interval_has_its_known_values(successes: int, n: int, low: float, high: float) -> None:
+    interval = wilson_interval(successes / n, n, given="the balls")
+    assert interval.low == pytest.approx(low, abs=1e-4)
+    assert interval.high == pytest.approx(high, abs=1e-4)
+    assert interval.method == f"Wilson, {n} images, given the balls"
+
+
+def test_wilsons_bounds_are_where_the_score_test_turns() -> None:
+    interval = wilson_interval(0.37, 83, given="x")
+    for bound in (interval.low, interval.high):
+        assert bound is not None
+        assert abs(0.37 - bound) / (bound * (1 - bound) / 83) ** 0.5 == pytest.approx(1.959964, abs=1e-6)
 
 
 def _clustered_draws(generator: np.random.Generator, images: int, per_image: int) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import torch
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench.harness.metrics import kid as kid_module
-from ovbench.harness.metrics.kid import gaussian_kernel, kid_full, kid_subsets
+from ovbench.harness.metrics.kid import gaussian_kernel, kid_full, kid_subsets, mmd2_without_blocks
 
 ORACLE = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "oracles" / "generation.py")))
 Z = ORACLE.golden_features()
@@ -52,6 +52,18 @@ def test_oracle_agrees() -> None:
     generator = np.random.default_rng(0)
     x, y = generator.standard_normal((23, 5)), generator.standard_normal((31, 5)) + 0.5
     assert kid_full(x, y) == pytest.approx(ORACLE.kid(x, y), abs=1e-12)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_leaving_a_block_out_is_scoring_the_other_rows(biased: bool) -> None:
+    generator = np.random.default_rng(1)
+    x, y = generator.standard_normal((13, 5)), generator.standard_normal((17, 5)) + 0.5
+    blocks = np.array_split(generator.permutation(17), [2, 7, 8])  # of 2, 5, 1 and 9 rows
+    whole, without = mmd2_without_blocks(x, y, blocks, biased=biased)
+    assert whole == pytest.approx(ORACLE.kid(x, y, biased=biased), abs=1e-12)
+    wanted = [ORACLE.kid(x, np.delete(y, block, axis=0), biased=biased) for block in blocks]
+    np.testing.assert_allclose(without, wanted, rtol=0, atol=1e-12)
+    assert np.ptp(wanted) > 0.05  # the blocks matter
 
 
 @pytest.mark.parametrize("block", [1, 7, 399, 400])

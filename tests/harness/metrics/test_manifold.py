@@ -90,6 +90,15 @@ def test_oracle_agrees_with_unequal_sizes(n: int, m: int, k: int, strict: bool) 
         assert rest.coverage == pytest.approx(expected["coverage"])
 
 
+@pytest.mark.parametrize(("n", "m", "k"), [(30, 41, 3), (12, 50, 5), (9, 4, 2)])
+def test_the_error_of_the_density_is_the_oracles(n: int, m: int, k: int) -> None:
+    generator = np.random.default_rng(n)
+    ref, gen = generator.standard_normal((n, 4)), generator.standard_normal((m, 4)) * 0.8
+    expected = ORACLE.density_error(ref, gen, k)
+    assert expected > 0
+    assert density_coverage(ref, gen, k=k, block=16).density_error == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16_adm"])
 @pytest.mark.parametrize("block", [1, 3, 64, 97, 333])
 def test_blocks_do_not_change_the_result(dtype: Any, block: int) -> None:
