@@ -228,16 +228,34 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         DataError: The file is missing, damaged, holds code, or holds something else than named tensors.
     """
-    _check_file(path)
     if path.suffix == ".safetensors":
+        _check_file(path)
         try:
             return read_tensors(path)[0]
         except DataError as error:
             raise DataError(error.what, where=error.where, fix=error.fix or FETCH_AGAIN) from error
+    state = read_pickle(path)
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping):
+        raise _no_dictionary(path, f"it holds a {type(state).__name__}")
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise _no_dictionary(path, f"'{key}' is a {type(value).__name__}")
+    return {str(key): value for key, value in state.items()}
+
+
+def read_pickle(path: Path) -> object:
+    """Returns what a file of `torch.save` holds, on the CPU: tensors, numbers, texts and containers of them.
+
+    Raises:
+        DataError: The file is missing or damaged, or holds code or objects, which are never run.
+    """
+    _check_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own advice on pickles is to run them
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if refused := re.search(r"GLOBAL (\S+)", str(error)):
             raise DataError(
@@ -252,14 +270,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # a damaged pickle fails in any way
         raise _damaged(path, error) from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping):
-        raise _no_dictionary(path, f"it holds a {type(state).__name__}")
-    for key, value in state.items():
-        if not isinstance(value, Tensor):
-            raise _no_dictionary(path, f"'{key}' is a {type(value).__name__}")
-    return {str(key): value for key, value in state.items()}
 
 
 def _check_file(path: Path) -> None:

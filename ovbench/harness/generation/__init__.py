@@ -1,0 +1,1 @@
+"""Representation autoencoders: a decoder on frozen features, and a diffusion transformer on its latents."""
