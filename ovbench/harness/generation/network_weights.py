@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,8 +91,10 @@ def read_network_state(path: Path) -> dict[str, Tensor]:
     document: object = read_state(path) if path.suffix == ".safetensors" or not path.is_file() else read_pickle(path)
     if not isinstance(document, Mapping):
         raise DataError(f"'{path.name}' holds a {type(document).__name__}, no weights", where=str(path), fix=_FIX)
-    sections = [document[name] for name in ("ema", "state_dict") if isinstance(document.get(name), Mapping)]
-    entries: Mapping[object, object] = sections[0] if sections else document
+    sections: list[Mapping[Any, Any]] = [
+        section for name in ("ema", "state_dict") if isinstance(section := document.get(name), Mapping)
+    ]
+    entries = sections[0] if sections else document
     tensors: dict[str, Tensor] = {}
     for key, value in entries.items():
         if not isinstance(value, Tensor):
