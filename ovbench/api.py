@@ -11,6 +11,8 @@ from ovbench._base.paths import runs_dir
 if TYPE_CHECKING:
     import pandas
 
+    from ovbench.harness.metrics.fid_audit import AuditRequest
+    from ovbench.harness.metrics.fid_report import FidReport
     from ovbench.results.record import RunRecord
 
 
@@ -90,3 +92,95 @@ def leaderboard(
     from ovbench.results.store import RunStore
 
     return to_frame(compare(RunStore(Path(out) if out is not None else runs_dir()), suite=suite, protocol=protocol))
+
+
+def fid(
+    real: Path | str,
+    fake: Path | str,
+    *,
+    metrics: Sequence[str] | str | None = None,
+    mode: str = "adm",
+    extractor: str | None = None,
+    weights: str | None = None,
+    lpips_weights: str | None = None,
+    device: str = "cpu",
+    precision: str = "float32",
+    compile: bool = False,
+    batch_size: int | None = None,
+    crop_px: int | None = None,
+    skip_bad: int = 0,
+    convert: bool = False,
+    expect: int | None = None,
+    purpose: str = "generation",
+    split: str | None = None,
+    versus: Path | str | None = None,
+    kid_subset_size: int = 1000,
+    intervals: bool = True,
+    seed: int = 0,
+    cache: bool = True,
+    save_reference: Path | str | None = None,
+    audit: AuditRequest | bool = False,
+) -> FidReport:
+    """Scores pictures against a reference; `report["fid"]` is a value, `report.to_dict()` everything (docs/fid.md).
+
+    Args:
+        real: Folder, zip, npz or parquet of pictures, or statistics (.npz, .pt).
+        fake: Pictures to score.
+        metrics: Names as for `ovbench fid --metrics`; None: what the mode's program prints.
+        mode: Whose conventions: `adm`, `torch-fidelity`, `pytorch-fid` or `clean`.
+        extractor: Network; None: the mode's.
+        weights: Of the network: a file or folder, `random` for a trial run; None: where they are looked for.
+        lpips_weights: VGG16 file of LPIPS; None: where it is looked for.
+        device: `cpu`, `cuda` or `cuda:N`.
+        precision: `float32`, or `bfloat16` for a quick look.
+        compile: Compile the Inception network, for a GPU.
+        batch_size: Pictures in one pass; None: 16 a core on a CPU, 128 on a GPU.
+        crop_px: Cut ADM's centre square of this side first.
+        skip_bad: Leave out up to so many unusable pictures a side.
+        convert: Turn grey, transparent and 16-bit pictures into 8-bit RGB.
+        expect: Refuse a source that does not hold exactly so many distinct pictures.
+        purpose: `generation` or `reconstruction`.
+        split: What `real` is of, for the record.
+        versus: Another generator's pictures of the same seeds, for paired differences.
+        kid_subset_size: Where the mode draws subsets.
+        intervals: Whether scores get 95% intervals.
+        seed: Of jackknife blocks and bootstrap draws.
+        cache: Remember features and references.
+        save_reference: Write the reference's statistics and features: FILE.npz.
+        audit: True, or an `AuditRequest`: also score under every single change of convention.
+
+    Raises:
+        OvbenchError: Anything that the user can mend; its text says what, where and how.
+    """
+    from ovbench.harness.metrics.fid_audit import AuditRequest
+    from ovbench.harness.metrics.fid_request import FidRequest, check_precision
+    from ovbench.harness.metrics.fid_run import run_fid
+
+    return run_fid(
+        FidRequest(
+            real=Path(real),
+            fake=Path(fake),
+            metrics=metrics if metrics is None or isinstance(metrics, str) else ",".join(metrics),
+            mode=mode,
+            extractor=extractor,
+            weights=weights,
+            lpips_weights=lpips_weights,
+            device=device,
+            precision=check_precision(precision),
+            compile=compile,
+            batch_size=batch_size,
+            crop_px=crop_px,
+            skip_bad=skip_bad,
+            convert=convert,
+            expect=expect,
+            purpose=purpose,
+            split=split,
+            versus=None if versus is None else Path(versus),
+            kid_subset_size=kid_subset_size,
+            intervals=intervals,
+            seed=seed,
+            cache=cache,
+            save_reference=None if save_reference is None else Path(save_reference),
+            audit=(AuditRequest() if audit else None) if isinstance(audit, bool) else audit,
+        )
+    )

@@ -2,51 +2,17 @@
 
 from __future__ import annotations
 
-import errno
-import functools
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ovbench._base.errors import OvbenchError
+from ovbench.cli_app import Json, Out, ProtocolName, Verbose, app, default_out, guarded, print_rows, setup
+from ovbench.cli_fid import fid
 
-app = typer.Typer(
-    name="ovbench",
-    help="How good is a frozen vision encoder, for understanding and for generation? One honest table.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    add_completion=False,
-)
-
-
-def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turns a user's mistake into three lines and exit code 2, and Ctrl-C into exit code 130."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except OvbenchError as error:
-            typer.echo(str(error), err=True)
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            typer.echo("interrupted: finished steps are kept, the same command goes on from here", err=True)
-            raise typer.Exit(130) from None
-        except OSError as error:
-            if not isinstance(error, BrokenPipeError) and error.errno != errno.ENOSPC:
-                raise
-            if error.errno == errno.ENOSPC:
-                typer.echo(f"error: the output cannot be written: {error.strerror}", err=True)
-                raise typer.Exit(2) from None
-            sys.stderr.close()  # the reader of our output has gone (| head): nothing is left to say
-            raise typer.Exit(0) from None
-
-    return run
+app.command()(fid)
 
 
 def _version(wanted: bool) -> None:
@@ -64,23 +30,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-def _setup(verbose: bool) -> None:
-    from ovbench._base.log import configure
-
-    configure(verbose=verbose)
-
-
-def _default_out() -> Path:
-    from ovbench._base.paths import runs_dir
-
-    return runs_dir()
-
-
-Out = Annotated[Path | None, typer.Option("--out", help="Folder of run records. Default: $OVBENCH_RUNS or ./runs.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")]
-ProtocolName = Annotated[str, typer.Option("--protocol", "-p", help="Recipe; see: ovbench protocols.")]
 
 
 @app.command()
@@ -106,12 +55,12 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Judge frozen encoders on a suite. Idempotent: the same command again finishes what is missing."""
-    _setup(verbose)
+    setup(verbose)
     from ovbench._base.files import to_json
     from ovbench.cli_progress import listening, to_json_line
     from ovbench.harness.run import plan_runs, run_all
 
-    folder = out or _default_out()
+    folder = out or default_out()
     plan = plan_runs(
         encoders=encoder,
         suite=suite,
@@ -153,14 +102,14 @@ def leaderboard(
     verbose: Verbose = False,
 ) -> None:
     """Compare the newest run of each encoder."""
-    _setup(verbose)
+    setup(verbose)
     from ovbench.results.leaderboard import check_export, render_as
     from ovbench.results.leaderboard import export as export_tables
     from ovbench.results.leaderboard import leaderboard as compare
     from ovbench.results.store import RunStore
 
     check_export(output_format, export or [])
-    tables = compare(RunStore(out or _default_out()), suite=suite, protocol=protocol)
+    tables = compare(RunStore(out or default_out()), suite=suite, protocol=protocol)
     text = render_as(tables, output_format)
     for path in export or []:
         export_tables(tables, path)
@@ -171,7 +120,7 @@ def leaderboard(
 @app.command()
 @guarded
 def pretrain(
-    recipe: Annotated[str, typer.Option("--recipe", help="ovis3, clip, siglip; vae; lm.")],
+    recipe: Annotated[str, typer.Option("--recipe", help="ovis3, clip, siglip; vae; lm; wardrobe.")],
     protocol: Annotated[
         str, typer.Option("--protocol", "-p", help="mini, or openvision3: the paper's recipes, which need its data.")
     ] = "mini",
@@ -191,7 +140,7 @@ def pretrain(
     verbose: Verbose = False,
 ) -> None:
     """Train an encoder with its own objective; the same command again continues."""
-    _setup(verbose)
+    setup(verbose)
     from ovbench._base.files import to_json
     from ovbench.cli_progress import listening
     from ovbench.harness.pretraining.command import PretrainRequest, run_pretraining
@@ -217,20 +166,8 @@ def pretrain(
         typer.echo(f"weights: {result['weights']}")
 
 
-def _rows(rows: list[dict[str, Any]], json_output: bool) -> None:
-    from ovbench._base.files import to_json
-
-    if json_output:
-        typer.echo(to_json(rows), nl=False)
-        return
-    from ovbench.results.formats.to_console import render_rows
-
-    typer.echo(render_rows(rows))
-
-
 Action = Annotated[str, typer.Argument(help="list, or show.")]
 Name = Annotated[str | None, typer.Argument(help="What to show.")]
-Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 def _wants_card(action: str, name: str | None, command: str) -> bool:
@@ -270,13 +207,13 @@ def encoders(
         if json_output:
             typer.echo(to_json(found), nl=False)
         else:
-            _rows(rows_of_card(found), json_output)
+            print_rows(rows_of_card(found), json_output)
     elif check:
         _faults(encoder_faults(), json_output)
     else:
         rows = encoder_rows()
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
-        _rows(rows if json_output else encoder_table(rows, width=width), json_output)
+        print_rows(rows if json_output else encoder_table(rows, width=width), json_output)
         for fault in dict.fromkeys(f"'{row['encoder']}': {row['fault']}" for row in rows if row["fault"]):
             typer.echo(f"warning: {fault}; see: ovbench encoders --check", err=True)
 
@@ -285,9 +222,9 @@ def _faults(rows: list[dict[str, Any]], json_output: bool) -> None:
     """Prints the state of each plug-in, and what is wrong with it in full on stderr."""
     broken = [row for row in rows if row["state"] == "broken"]
     if json_output:
-        _rows(rows, json_output)
+        print_rows(rows, json_output)
     else:
-        _rows([{key: row[key] for key in ("encoder", "package", "state")} for row in rows], json_output)
+        print_rows([{key: row[key] for key in ("encoder", "package", "state")} for row in rows], json_output)
         for row in broken:
             typer.echo(f"\n{row['encoder']} of {row['package']}:\n{row['detail']}", err=True)
     if broken:
@@ -305,12 +242,12 @@ def check(
     verbose: Verbose = False,
 ) -> None:
     """Hold an encoder adapter against every promise of the contract; exit code 2 when one is broken."""
-    _setup(verbose)
+    setup(verbose)
     from ovbench.encoders.base import check_dtype_name
     from ovbench.testing import check_encoder, rows_of
 
     report = check_encoder(encoder, device=device, dtype=check_dtype_name(dtype), seed=seed)
-    _rows(rows_of(report), json_output)
+    print_rows(rows_of(report), json_output)
     skipped = ", ".join(result.name for result in report.results if result.outcome == "skipped")
     typer.echo(f"not verified: {skipped}" if skipped else "everything was verified", err=True)
     if not report.passed:
@@ -342,7 +279,7 @@ def tasks(
             )
         draw_sheet(load_data(load_task(str(name)), limit=count, where="--count"), samples)
         typer.echo(f"written: {samples}", err=True)
-    _rows(task_card(str(name)) if card else task_rows(), json_output)
+    print_rows(task_card(str(name)) if card else task_rows(), json_output)
 
 
 @app.command()
@@ -352,7 +289,7 @@ def protocols(action: Action = "list", name: Name = None, json_output: Json = Fa
     from ovbench.listing import protocol_card, protocol_rows
 
     card = _wants_card(action, name, "protocols")
-    _rows(protocol_card(str(name)) if card else protocol_rows(), json_output)
+    print_rows(protocol_card(str(name)) if card else protocol_rows(), json_output)
 
 
 @app.command()
@@ -362,8 +299,8 @@ def runs(action: Action = "list", name: Name = None, out: Out = None, json_outpu
     from ovbench.listing import run_card, run_rows
 
     card = _wants_card(action, name, "runs")
-    folder = out or _default_out()
-    _rows(run_card(folder, str(name)) if card else run_rows(folder), json_output)
+    folder = out or default_out()
+    print_rows(run_card(folder, str(name)) if card else run_rows(folder), json_output)
 
 
 @app.command()
@@ -374,7 +311,7 @@ def cache(action: Annotated[str, typer.Argument(help="ls, verify or gc.")] = "ls
     from ovbench.harness.cache_command import cache_rows
 
     rows = cache_rows(action, cache_dir())
-    _rows(rows, json_output)
+    print_rows(rows, json_output)
     if action == "verify" and len(rows) > 1:
         raise typer.Exit(2)
 
@@ -386,6 +323,6 @@ def doctor(json_output: Json = False) -> None:
     from ovbench.listing import doctor_rows
 
     rows = doctor_rows()
-    _rows(rows, json_output)
+    print_rows(rows, json_output)
     if any(row["state"] == "broken" for row in rows):
         raise typer.Exit(2)

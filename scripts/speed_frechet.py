@@ -112,6 +112,21 @@ def _jackknife(num_rows: int, dim: int) -> list[dict[str, Any]]:
     return rows
 
 
+def measure(*, dim: int, num_rows: int, rounds: int, only: str | None = None) -> list[dict[str, Any]]:
+    """Returns the cases: full rank, fewer rows than dimensions, and the jackknife."""
+    allow_torchvision()
+    cases: list[dict[str, Any]] = []
+    if only in (None, "full-rank"):
+        cases.append(_case("full rank", num_rows, num_rows, dim, rounds))
+    if only in (None, "few"):
+        few = dim // 4
+        cases.append(_case("n below d, from statistics", few, few, dim, rounds))
+        cases.append(_case("n below d, from features", few, few, dim, rounds, from_features=True))
+    if only in (None, "jackknife"):
+        cases += _jackknife(num_rows, dim)
+    return cases
+
+
 def main() -> None:
     """Prints one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -120,17 +135,7 @@ def main() -> None:
     parser.add_argument("--num-rows", type=int, default=10_000)
     parser.add_argument("--only", choices=["full-rank", "few", "jackknife"])
     options = parser.parse_args()
-    allow_torchvision()
-    dim, rows = options.dim, options.num_rows
-    cases: list[dict[str, Any]] = []
-    if options.only in (None, "full-rank"):
-        cases.append(_case("full rank", rows, rows, dim, options.rounds))
-    if options.only in (None, "few"):
-        few = dim // 4
-        cases.append(_case("n below d, from statistics", few, few, dim, options.rounds))
-        cases.append(_case("n below d, from features", few, few, dim, options.rounds, from_features=True))
-    if options.only in (None, "jackknife"):
-        cases += _jackknife(rows, dim)
+    cases = measure(dim=options.dim, num_rows=options.num_rows, rounds=options.rounds, only=options.only)
     import scipy
 
     report = {

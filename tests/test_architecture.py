@@ -19,8 +19,21 @@ MAY_IMPORT = {
     "tasks": {"_base", "tasks"},
     "results": {"_base", "results"},
     "harness": {"_base", "encoders", "tasks", "results", "harness"},
-    "cli": {"_base", "encoders", "tasks", "results", "harness", "cli_progress", "listing", "testing"},
-    "cli_progress": {"_base", "harness"},  # parts of the command line; cli alone imports them
+    "cli": {
+        "_base",
+        "encoders",
+        "tasks",
+        "results",
+        "harness",
+        "cli_app",
+        "cli_fid",
+        "cli_progress",
+        "listing",
+        "testing",
+    },
+    "cli_app": {"_base", "results"},  # parts of the command line, for itself alone
+    "cli_fid": {"_base", "results", "harness", "cli_app", "cli_progress"},
+    "cli_progress": {"_base", "harness"},
     "api": {"_base", "encoders", "tasks", "results", "harness"},
     "listing": {"_base", "encoders", "tasks", "results", "harness"},
     "__main__": {"_base", "cli"},

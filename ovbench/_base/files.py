@@ -54,13 +54,24 @@ def make_dir(path: Path) -> Path:
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
     """Writes a file so that a reader sees the old content or the new, never a part."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yields an empty temporary file beside `path` that takes its place when the block ends without an error.
+
+    Raises:
+        ConfigError: It cannot be written, for instance on a full disk; nothing is left behind then.
+    """
     make_dir(path.parent)
     with writing(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
         try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-                stream.flush()
+            yield Path(name)
+            with open(name, "rb") as stream:
                 os.fsync(stream.fileno())
             os.chmod(name, 0o644)
             os.replace(name, path)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 from ovbench._base.errors import DependencyError
 from ovbench._base.torchvision_shim import allow_torchvision
 
-_IMPORT_TORCHVISION = {"torchvision", "transformers", "diffusers", "timm", "open_clip", "lmms_eval"}
+_IMPORT_TORCHVISION = {
+    "torchvision", "transformers", "diffusers", "timm", "open_clip", "lmms_eval", "torchmetrics", "torch_fidelity",
+}  # fmt: skip
 
 
 def require(module: str, *, extra: str = "", purpose: str = "") -> ModuleType:
@@ -36,3 +39,8 @@ def require(module: str, *, extra: str = "", purpose: str = "") -> ModuleType:
             where=purpose,
             fix=f"run: python -m pip install '{target}'",
         ) from error
+
+
+def installed(module: str) -> bool:
+    """Returns whether a package is installed, without importing it."""
+    return importlib.util.find_spec(module.partition(".")[0]) is not None

@@ -1,4 +1,4 @@
-"""What `ovbench cache` does: lists, verifies and tidies the feature cache; returns rows and prints nothing."""
+"""What `ovbench cache` does: lists, verifies and tidies cached features and references; prints nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from ovbench._base.errors import ConfigError
 from ovbench._base.names import unknown
 from ovbench._base.paths import feature_cache_bytes
 from ovbench.harness.feature_cache import FOLDER, FeatureCache
+from ovbench.harness.metrics.reference_cache import FOLDER as REFERENCES
+from ovbench.harness.metrics.reference_cache import ReferenceStore
 from ovbench.results.provenance import utc
 
 ACTIONS = ("ls", "verify", "gc")
@@ -18,8 +20,8 @@ def cache_rows(action: str, cache_folder: Path) -> list[dict[str, Any]]:
     """Does one of `ACTIONS` and returns what to show.
 
     Args:
-        action: `ls` lists the namespaces, `verify` reads every shard and sets damaged ones aside, `gc` removes damaged
-            files and what killed runs left, and evicts down to the bound.
+        action: `ls` lists what there is; `verify` reads everything, sets damaged shards aside and removes damaged
+            references; `gc` removes damaged files and what killed runs left, and evicts down to the bound.
         cache_folder: The folder of the whole cache (`paths.cache_dir()`).
 
     Raises:
@@ -32,13 +34,29 @@ def cache_rows(action: str, cache_folder: Path) -> list[dict[str, Any]]:
             "there is no cache yet", where=str(cache_folder), fix="run something first, or set OVBENCH_CACHE"
         )
     cache = FeatureCache(cache_folder / FOLDER, max_bytes=feature_cache_bytes())
+    references = ReferenceStore(cache_folder / REFERENCES, max_bytes=cache.max_bytes)
     if action == "verify":
-        num_shards, faults = cache.verify()
-        damaged = [{"shard": name, "state": fault} for name, fault in faults.items()]
-        return [*damaged, {"shard": "all", "state": f"{num_shards - len(faults)} sound, {len(faults)} damaged"}]
+        return _verify(cache, references)
     if action == "gc":
-        freed = cache.collect()
-        return [{"freed_bytes": freed, "kept_bytes": cache.size_bytes(), "bound_bytes": cache.max_bytes}]
+        freed = cache.collect() + references.collect()
+        kept = cache.size_bytes() + sum(map(references.size_bytes, references.all_keys()))
+        return [{"freed_bytes": freed, "kept_bytes": kept, "bound_bytes": cache.max_bytes}]
+    return [*_features(cache), *_references(references)]
+
+
+def _verify(cache: FeatureCache, references: ReferenceStore) -> list[dict[str, Any]]:
+    num_shards, faults = cache.verify()
+    total = {"shard": "all", "state": f"{num_shards - len(faults)} sound, {len(faults)} damaged"}
+    rows = [{"shard": name, "state": fault} for name, fault in faults.items()]
+    for key in references.all_keys():
+        with references.locked(key):
+            if (fault := references.fault(key)) is not None:
+                references.remove(key)
+                rows.append({"shard": f"references/{key}", "state": fault})
+    return [*rows, total]
+
+
+def _features(cache: FeatureCache) -> list[dict[str, Any]]:
     return [
         {
             "namespace": report.key[:16],
@@ -52,3 +70,22 @@ def cache_rows(action: str, cache_folder: Path) -> list[dict[str, Any]]:
         }
         for report in cache.spaces()
     ]
+
+
+def _references(store: ReferenceStore) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for key in store.all_keys():
+        card = store.card(key)
+        rows.append(
+            {
+                "namespace": key[:16],
+                "encoder": card.get("extractor", "not known: its card is damaged"),
+                "view": f"reference {card.get('name', '')}".strip(),
+                "dtype": "float64",
+                "images": card.get("n", 0),
+                "bytes": store.size_bytes(key),
+                "used": utc(store.path(key).stat().st_mtime),
+                "in_use": store.in_use(key),
+            }
+        )
+    return rows

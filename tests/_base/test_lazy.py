@@ -42,7 +42,7 @@ def test_missing_part_of_an_installed_package_is_not_called_not_installed() -> N
         require("json.absent")
 
 
-@pytest.mark.parametrize("module", ["transformers", "diffusers", "torchvision.ops"])
+@pytest.mark.parametrize("module", ["transformers", "diffusers", "torchvision.ops", "torchmetrics.functional"])
 def test_packages_that_import_torchvision_come_behind_the_guard(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     happened: list[str] = []
     monkeypatch.setattr(lazy, "allow_torchvision", lambda: happened.append("guard"))

@@ -144,8 +144,8 @@ def _load(transformers: Any, request: LoadRequest, names: tuple[str, ...]) -> To
     folder = None if request.random_seed is not None and request.source is None else locate(request)
     where = request.name if folder is None else str(folder / "config.json")
     fields = dict(request.variant.architecture) if folder is None else read_fields(folder)
-    kind = _choose(fields, names, where)
-    config = _config(transformers, kind, fields, where)
+    kind = choose_architecture(fields, names, where)
+    config = tower_config(transformers, kind, fields, where)
     native, patch = _side(config.image_size), _side(config.patch_size)
     spec, normalisation = preprocessing(
         request, folder, default_px=native, published=request.source is None or is_published(config, request)
@@ -184,7 +184,12 @@ def _load(transformers: Any, request: LoadRequest, names: tuple[str, ...]) -> To
     )
 
 
-def _choose(fields: Mapping[str, Any], names: tuple[str, ...], where: str) -> Architecture:
+def choose_architecture(fields: Mapping[str, Any], names: tuple[str, ...], where: str) -> Architecture:
+    """Returns the row of `ARCHITECTURES`, among `names`, that a config.json is of.
+
+    Raises:
+        DataError: It is of none of them.
+    """
     found = str(fields.get("model_type", "none"))
     for name in names:
         if found in ARCHITECTURES[name].model_types:
@@ -200,8 +205,12 @@ def _choose(fields: Mapping[str, Any], names: tuple[str, ...], where: str) -> Ar
     )
 
 
-def _config(transformers: Any, kind: Architecture, fields: Mapping[str, Any], where: str) -> Any:
-    """Returns the tower's configuration, of which a network can be built."""
+def tower_config(transformers: Any, kind: Architecture, fields: Mapping[str, Any], where: str) -> Any:
+    """Returns the tower's configuration, of which a network can be built.
+
+    Raises:
+        DataError: The fields of config.json are of no such network.
+    """
     if fields["model_type"] == kind.two_towers:
         fields = fields.get("vision_config") or {}
         if not isinstance(fields, Mapping) or not fields:

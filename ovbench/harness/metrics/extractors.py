@@ -1,7 +1,7 @@
 """Networks whose features the FID family compares, as named backends: uint8 pictures in, layers out.
 
 A backend is a network with its resize, normalisation and rounding. Only the 2015 Inception weights score `FID`; what
-any other network gives is `FD-<network>`.
+any other network gives is `FD-<network>`. Only the published CLIP ViT-L/14-336 scores `CMMD`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,13 @@ from ovbench.encoders.registry import load_encoder, parse_encoder, with_options
 from ovbench.harness.metrics.inception import INPUT_PX, LAYERS, NETWORK
 from ovbench.harness.metrics.inception_weights import RANDOM, Precision, full_float32, load_inception
 from ovbench.harness.metrics.resizing import RESIZES
+from ovbench.harness.metrics.wardrobe import wardrobe_extractor
+
+CMMD_TITLE = "FD-CLIP-L14-336"  # of a Fréchet distance in the space of CMMD
+
+
+# Of all that turns a picture into features: raised when any of it is mended, so that nothing old is found in a cache.
+EXTRACTION_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,12 +64,16 @@ class ExtractorInfo:
     def metric_name(self, metric: str = "FID") -> str:
         """Returns the name that a score may carry: `FID`, `sFID`, `IS`, `KID` for the 2015 weights alone.
 
-        For any other network a Fréchet distance is `FD-<network>`, and other metrics are `<metric>-<network>`.
+        For any other network a Fréchet distance is `FD-<network>` (`FD-infinity-<network>`), and other metrics are
+        `<metric>-<network>`. `CMMD` is the score of the published CLIP ViT-L/14-336 alone, and `CMMD-<network>` of any
+        other.
         """
+        network = "Inception" if self.title == "FID" else self.title.removeprefix("FD-")
+        if metric == "CMMD":
+            return metric if self.title == CMMD_TITLE else f"CMMD-{network}"
         if self.title == "FID":
             return metric
-        network = self.title.removeprefix("FD-")
-        return f"FD-{network}" if metric == "FID" else f"{metric}-{network}"
+        return f"{metric.replace('FID', 'FD', 1) if metric.startswith('FID') else metric}-{network}"
 
     @property
     def convention(self) -> dict[str, Any]:
@@ -79,7 +90,7 @@ class ExtractorInfo:
     def fingerprint(self) -> str:
         """Returns sha256 of all that can change a feature: the key of cached statistics."""
         fields = {key: value for key, value in asdict(self).items() if key not in ("value_change", "title")}
-        return fingerprint(fields)
+        return fingerprint({**fields, "version": EXTRACTION_VERSION})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +138,7 @@ class _Request:
     layers: tuple[str, ...] | None
     fast: bool
     resize: str | None
+    centre: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,7 +165,7 @@ def _inception(request: _Request) -> Extractor:
     resize = lookup(RESIZES, resize_name, kind="resize", where="--resize")
     loaded = load_inception(request.weights, fast=request.fast, device=request.device, precision=request.precision)
     layers = request.layers or tuple(LAYERS)
-    centre = mode.centre
+    centre = mode.centre if request.centre is None else request.centre
     network: Any = torch.compile(loaded.network, dynamic=False) if request.compile else loaded.network
     dtype = loaded.network.fc.weight.dtype
 
@@ -185,12 +197,16 @@ def _inception(request: _Request) -> Extractor:
     )
 
 
-def _encoder(spec: str, request: _Request) -> Encoder:
-    """Returns one of ovbench's encoders at 224 pixels."""
+def _one_form(request: _Request) -> None:
     if not request.fast:
         raise ConfigError(f"'{request.name}' has one form only", where="fast", fix="leave the option out")
     if request.compile:
         raise ConfigError(f"'{request.name}' is not compiled", where="--compile", fix="leave the option out")
+
+
+def _encoder(spec: str, request: _Request) -> Encoder:
+    """Returns one of ovbench's encoders at 224 pixels."""
+    _one_form(request)
     if request.resize is not None:
         raise ConfigError(f"the resize of '{request.name}' is fixed", where="--resize", fix="leave the option out")
     if request.weights == RANDOM:
@@ -233,7 +249,8 @@ def _dinov2(request: _Request) -> Extractor:
     encoder = _encoder("dinov2/large", request)
     info = encoder.info
     resize = RESIZES["pil-bicubic-u8"]
-    published = (info.dim, info.depth, info.patch_px) == (1024, 24, 14) and info.random_seed is None
+    # Only the hub's commit vouches for the weights: those of a folder can have been tuned further.
+    published = request.weights is None and (info.dim, info.depth, info.patch_px) == (1024, 24, 14)
 
     def run(images_u8: Tensor) -> Mapping[str, Tensor]:
         found = encoder.features(resize(images_u8, 224) / 255, Tap(prefix=True))
@@ -295,8 +312,29 @@ def _efficientnet(request: _Request) -> Extractor:
     )
 
 
+def _clip(request: _Request) -> Extractor:
+    """CMMD of Jayasumana et al.: projected image embeddings, read as their program reads pictures."""
+    from ovbench.harness.metrics import clip_extractor  # it is made of this file's classes
+
+    _one_form(request)
+    _only_layer(request, clip_extractor.LAYER)
+    return clip_extractor.load_clip_extractor(
+        request.name,
+        weights=request.weights,
+        device=request.device,
+        precision=request.precision,
+        resize=request.resize or clip_extractor.RESIZE,
+    )
+
+
 EXTRACTORS: Mapping[str, Callable[[_Request], Extractor]] = MappingProxyType(
-    {**dict.fromkeys(_INCEPTION, _inception), "dinov2-l14": _dinov2, "efficientnet-lite0": _efficientnet}
+    {
+        **dict.fromkeys(_INCEPTION, _inception),
+        "dinov2-l14": _dinov2,
+        "efficientnet-lite0": _efficientnet,
+        "clip-l14-336": _clip,
+        "wardrobe": wardrobe_extractor,
+    }
 )
 
 
@@ -310,6 +348,7 @@ def load_extractor(
     layers: Sequence[str] | None = None,
     fast: bool = True,
     resize: str | None = None,
+    centre: float | None = None,
 ) -> Extractor:
     """Returns a backend that is ready to run.
 
@@ -322,7 +361,9 @@ def load_extractor(
         compile: Compile the Inception network, which takes a minute and is worth it on a GPU.
         layers: Layers to return; None: all of the network. It stops at the deepest that is asked for.
         fast: The Inception network with folded batch norms; False: as it was published.
-        resize: Another resize than the backend's own, for an audit of conventions; Inception only.
+        resize: Another resize than the backend's own, for an audit of conventions; any for Inception, `torch-bicubic`
+            for CLIP.
+        centre: Another c of the normalisation (x - c) / c, likewise; Inception only.
 
     Raises:
         ConfigError: An unknown name, layer, resize, precision or device.
@@ -348,5 +389,6 @@ def load_extractor(
             layers=None if layers is None else tuple(layers),
             fast=fast,
             resize=resize,
+            centre=centre,
         )
     )

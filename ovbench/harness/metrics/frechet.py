@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -56,12 +56,16 @@ class FrechetResult:
 
 @dataclass(frozen=True, slots=True)
 class Gaussian:
-    """Mean [d] and covariance [d, d] in float64, checked, with the number of samples behind them (None: unknown)."""
+    """Mean [d] and covariance [d, d] in float64, checked, with the number of samples behind them (None: unknown).
+
+    It is decomposed when that is first needed, and once: several scores against one reference share the work.
+    """
 
     mu: torch.Tensor
     sigma: torch.Tensor
     n: int | None
     name: str
+    _roots: dict[str, torch.Tensor | None] = field(default_factory=dict, repr=False, compare=False)
 
 
 def gaussian(
@@ -122,15 +126,36 @@ def symmetric_eigen(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return values, vectors
 
 
+def symmetric_eigenvalues(matrix: torch.Tensor) -> torch.Tensor:
+    """Returns the ascending eigenvalues [d] of a symmetric matrix; on a CPU by NumPy, as `singular_values`."""
+    if matrix.device.type == "cpu":
+        return torch.from_numpy(np.linalg.eigvalsh(matrix.numpy()))
+    return torch.linalg.eigvalsh(matrix)
+
+
 def cholesky(stats: Gaussian) -> torch.Tensor | None:
     """Returns L with L L^T = S, or None where n does not exceed d, n is unknown, or S is singular."""
     if stats.n is None or stats.n <= len(stats.mu):
         return None
-    factor, info = torch.linalg.cholesky_ex(stats.sigma)
-    return None if int(info) else factor
+    if "cholesky" not in stats._roots:
+        lower, info = torch.linalg.cholesky_ex(stats.sigma)
+        stats._roots["cholesky"] = None if int(info) else lower
+    return stats._roots["cholesky"]
 
 
 def factor(stats: Gaussian) -> torch.Tensor:
+    """Returns F with F F^T = S, [d, r]: the centred rows where there are at most d of them, else of eigenvectors.
+
+    Raises:
+        DataError: S has an eigenvalue below -1e-6 of its trace.
+    """
+    found = stats._roots.get("factor")
+    if found is None:
+        found = stats._roots["factor"] = _eigen_factor(stats)
+    return found
+
+
+def _eigen_factor(stats: Gaussian) -> torch.Tensor:
     """Returns F with F F^T = S, [d, r], from the eigenvectors of S.
 
     Eigenvalues that n samples cannot have (rank <= n - 1) and eigenvalues within rounding of 0 are left out: there are
@@ -153,7 +178,7 @@ def factor(stats: Gaussian) -> torch.Tensor:
 
 def sqrt_sum(symmetric: torch.Tensor) -> float:
     """Returns the sum of the roots of the eigenvalues of a positive semidefinite matrix; rounding below 0 is 0."""
-    return float(torch.linalg.eigvalsh(symmetric).clamp_min(0.0).sqrt().sum())
+    return float(symmetric_eigenvalues(symmetric).clamp_min(0.0).sqrt().sum())
 
 
 def trace_sqrt(first: Gaussian, second: Gaussian) -> tuple[float, Solver]:
@@ -197,7 +222,8 @@ def frechet_distance(
 ) -> FrechetResult:
     """Returns |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2).
 
-    Everything in float64; no offset is added and nothing is cut at 0.
+    Everything in float64; no offset is added and nothing is cut at 0. FID and sFID are this number of Inception's
+    layers `2048` and `spatial_2023`. Source: Dowson & Landau 1982, equation 4; Heusel et al. 2017, equation 6.
 
     Args:
         mu1: Mean of the first set, [d].
@@ -218,6 +244,11 @@ def frechet_distance(
             where="mu1, mu2",
             fix="score both with the same extractor and layer",
         )
+    return frechet_between(first, second)
+
+
+def frechet_between(first: Gaussian, second: Gaussian) -> FrechetResult:
+    """Returns the distance of checked statistics of equal dimensions."""
     root, solver = trace_sqrt(first, second)
     return assemble(first, second, root, solver)
 
@@ -255,7 +286,23 @@ def moments_of(features: Features, name: str, device: torch.device | str | None 
     check_features(features, name, min_rows=2)
     moments = Moments(device)
     moments.add(features)
-    return Gaussian(moments.mean(), moments.covariance(), moments.count, name)
+    found = Gaussian(moments.mean(), moments.covariance(), moments.count, name)
+    if len(features) <= features.shape[1]:
+        found._roots["factor"] = _row_factor(to_float64(features, device) - found.mu)
+    return found
+
+
+def _row_factor(gaps: torch.Tensor) -> torch.Tensor:
+    """Returns F with F F^T = the covariance of centred rows [n, d], [d, n - 1].
+
+    The rows sum to 0, so one of the n directions among them is empty; a reflection turns it into the first row.
+    """
+    count = len(gaps)
+    axis = torch.full((count,), count**-0.5, dtype=gaps.dtype, device=gaps.device)
+    axis[0] -= 1.0
+    axis /= axis.norm()
+    turned = gaps - 2.0 * torch.outer(axis, axis @ gaps)
+    return turned[1:].T / (count - 1) ** 0.5
 
 
 def frechet_from_features(
@@ -263,6 +310,7 @@ def frechet_from_features(
 ) -> FrechetResult:
     """Returns the Fréchet distance between two sets of features, [n1, d] and [n2, d].
 
+    It is `frechet_distance` of their means and covariances, the latter with n - 1 in the denominator.
     With fewer rows than dimensions on both sides, tr (S1 S2)^(1/2) is the sum of the singular values of
     A B^T / sqrt((n1 - 1)(n2 - 1)) for the centred rows A, B: exact, and no d x d matrix is made.
     """
@@ -333,7 +381,26 @@ def frechet_curve(
         seed: Of the subsets.
         device: Where to compute; None is where the arrays are.
     """
+    reference = gaussian(reference_mu, reference_sigma, reference_n, "reference_mu, reference_sigma", device)
+    return curve_against(reference, generated, sizes=sizes, seed=seed, device=device)
+
+
+def curve_against(
+    reference: Gaussian,
+    generated: Features,
+    *,
+    sizes: Sequence[int] | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> FrechetCurve:
+    """Returns `frechet_curve` against checked statistics."""
     check_features(generated, "generated", min_rows=2)
+    if generated.shape[1] != len(reference.mu):
+        raise DataError(
+            f"the features have {generated.shape[1]} dimensions and the reference has {len(reference.mu)}",
+            where="generated",
+            fix="score both with the same extractor and layer",
+        )
     num_generated = len(generated)
     chosen = curve_sizes(num_generated) if sizes is None else tuple(sizes)
     for size in chosen:
@@ -343,11 +410,6 @@ def frechet_curve(
     values: list[float] = []
     for size in chosen:
         subset = generated[generator.choice(num_generated, size, replace=False)]
-        part = moments_of(subset, "generated", device)
-        values.append(
-            frechet_distance(
-                reference_mu, reference_sigma, part.mu, part.sigma, reference_n, part.n, device=device
-            ).value
-        )
+        values.append(frechet_between(reference, moments_of(subset, "generated", device)).value)
     slope, infinity = np.polyfit(1.0 / np.array(chosen, dtype=np.float64), np.array(values), 1)
     return FrechetCurve(sizes=chosen, values=tuple(values), infinity=float(infinity), slope=float(slope), seed=seed)

@@ -57,7 +57,8 @@ class Reader(Protocol):
 
 def _stamp(path: Path, name: str) -> list[Any]:
     found = path.stat()
-    return [name, found.st_size, found.st_mtime_ns]
+    # The time of change too: archives are unpacked with old times, and uncompressed pictures are all of one size.
+    return [name, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
 def _is_picture(name: str) -> bool:

@@ -6,7 +6,6 @@ duplicates and constant pictures are counted. Nothing is resized here, apart fro
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
 from collections import Counter, deque
@@ -25,6 +24,7 @@ from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.fingerprint import fingerprint
 from ovbench._base.pictures import open_picture, to_rgb
 from ovbench.encoders.preprocess import adm_center_crop
+from ovbench.harness.feature_shards import image_digest
 from ovbench.harness.metrics.image_readers import Item, Reader, open_reader
 
 Fault = Literal["unreadable", "not 8-bit RGB", "another size"]
@@ -50,6 +50,7 @@ class PictureBatch:
 
     images_u8: np.ndarray  # [B, H, W, 3]
     names: tuple[str, ...]
+    digests: tuple[str, ...]  # of the pixels: their identity in the feature cache
 
 
 @dataclass(kw_only=True, slots=True)
@@ -62,7 +63,7 @@ class SourceReport:
     converted: list[str] = field(default_factory=list)  # not 8-bit RGB, and turned into it because that was asked for
     constant: list[str] = field(default_factory=list)  # pictures of one colour
     duplicates: list[tuple[str, str]] = field(default_factory=list)  # (first, later) picture of equal pixels
-    _seen: dict[bytes, str] = field(default_factory=dict, repr=False)
+    _seen: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def num_distinct(self) -> int:
@@ -72,8 +73,7 @@ class SourceReport:
     @property
     def pixels_sha256(self) -> str:
         """Digest of the set of pictures: of their pixels, in no particular order, with repetitions."""
-        hashes = [digest.hex() for digest in self._seen]
-        return fingerprint([sorted(hashes), len(self.duplicates), self.size])
+        return fingerprint([sorted(self._seen), len(self.duplicates), self.size])
 
     def check_count(self, wanted: int) -> None:
         """Refuses a source that has not exactly `wanted` pictures, all distinct.
@@ -113,7 +113,7 @@ class SourceReport:
 class _Decoded:
     name: str
     pixels: np.ndarray
-    digest: bytes
+    digest: str
     constant: bool
     converted: str  # what it was; empty: 8-bit RGB
 
@@ -304,7 +304,7 @@ class ImageSource:
         return _Decoded(
             item.name,
             pixels,
-            hashlib.blake2b(pixels.data, digest_size=16).digest(),
+            image_digest(pixels),
             bool((pixels == pixels[0, 0]).all()),
             converted,
         )
@@ -331,4 +331,8 @@ def _not_rgb(data: bytes) -> str:
 
 
 def _batch(items: Sequence[_Decoded]) -> PictureBatch:
-    return PictureBatch(images_u8=np.stack([item.pixels for item in items]), names=tuple(item.name for item in items))
+    return PictureBatch(
+        images_u8=np.stack([item.pixels for item in items]),
+        names=tuple(item.name for item in items),
+        digests=tuple(item.digest for item in items),
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,22 @@ def mean_interval(values: Floats, clusters: Sequence[str], *, strata: Sequence[s
     mean = float(np.mean(means))
     method = f"clustered by image, CR1, t with {num_clusters - 1} degrees of freedom"
     return Interval(low=max(0.0, mean - half), high=min(1.0, mean + half), method=method)
+
+
+def wilson_interval(fraction: float, n: int, *, given: str) -> Interval:
+    """Returns Wilson's interval of a fraction of n independent items (Wilson 1927; Brown, Cai & DasGupta 2001).
+
+    Args:
+        fraction: Of the items, in [0, 1].
+        n: How many items.
+        given: What is taken as fixed; stands in the method.
+    """
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    centre = (fraction + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(fraction * (1 - fraction) / n + z**2 / (4 * n**2))
+    return Interval(
+        low=max(0.0, centre - half), high=min(1.0, centre + half), method=f"Wilson, {n} images, given {given}"
+    )
 
 
 def bootstrap_interval(

@@ -8,7 +8,7 @@ would move the score, not another reference. Block jackknife: Efron & Tibshirani
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -28,6 +28,7 @@ from ovbench.harness.metrics.frechet import (
     singular_values,
     sqrt_sum,
     symmetric_eigen,
+    symmetric_eigenvalues,
 )
 from ovbench.harness.metrics.interval import bootstrap_interval
 from ovbench.harness.metrics.moments import Features, Floats, check_count, check_features, gram, to_float64
@@ -121,7 +122,7 @@ class _LeftOut:
 
     def _roots(self, matrix: torch.Tensor, count: int) -> float:
         """Returns the sum of the roots of the eigenvalues that `count` rows can have."""
-        values = torch.linalg.eigvalsh(matrix)[-min(count - 1, len(matrix)) :]
+        values = symmetric_eigenvalues(matrix)[-min(count - 1, len(matrix)) :]
         return float(values.clamp_min(0.0).sqrt().sum())
 
     def exact(self, indices: list[int]) -> Floats:
@@ -160,6 +161,21 @@ def _error(values: Floats) -> float:
     """Returns the delete-a-group standard error sqrt((g - 1) / g sum (v_j - mean)^2)."""
     count = len(values)
     return math.sqrt((count - 1) / count * float(np.sum((values - values.mean()) ** 2)))
+
+
+def jackknife_interval(value: float, without_block: Floats, what: str, *, extra: float = 0.0, of: str = "") -> Interval:
+    """Returns the interval around a score from its values with each block left out, [blocks].
+
+    Args:
+        value: The score.
+        without_block: Its values.
+        what: What was left out of, for the method's text.
+        extra: Another, independent standard error that is added in squares.
+        of: What that is the error of.
+    """
+    error = math.hypot(_error(without_block), extra)
+    found = _interval(value, error, len(without_block), what)
+    return replace(found, method=f"{found.method}, with the error of {of}") if extra else found
 
 
 def _interval(centre: float, error: float, num_blocks: int, what: str) -> Interval:
@@ -215,7 +231,21 @@ def jackknife_frechet(
             confirm it, else exact.
         device: Where to compute; None is where the arrays are.
     """
-    parts = _prepare(features, gaussian(mu, sigma, n, "mu, sigma", device), num_blocks, seed, method, device)
+    reference = gaussian(mu, sigma, n, "mu, sigma", device)
+    return jackknife_against(features, reference, num_blocks=num_blocks, seed=seed, method=method, device=device)
+
+
+def jackknife_against(
+    features: Features,
+    reference: Gaussian,
+    *,
+    num_blocks: int = NUM_BLOCKS,
+    seed: int = 0,
+    method: Method = "auto",
+    device: torch.device | str | None = None,
+) -> FrechetJackknife:
+    """Returns `jackknife_frechet` against checked statistics."""
+    parts = _prepare(features, reference, num_blocks, seed, method, device)
     values, used, reason = _leave_out(parts, method)
     error, bias = _error(values), (num_blocks - 1) * (float(values.mean()) - parts.value)
     corrected = parts.value - bias
@@ -283,8 +313,24 @@ def paired_frechet_difference(
         method: As in `jackknife_frechet`.
         device: Where to compute; None is where the arrays are.
     """
-    _check_paired(len(first), len(second))
     reference = gaussian(mu, sigma, n, "mu, sigma", device)
+    return paired_difference_against(
+        first, second, reference, num_blocks=num_blocks, seed=seed, method=method, device=device
+    )
+
+
+def paired_difference_against(
+    first: Features,
+    second: Features,
+    reference: Gaussian,
+    *,
+    num_blocks: int = NUM_BLOCKS,
+    seed: int = 0,
+    method: Method = "auto",
+    device: torch.device | str | None = None,
+) -> PairedDifference:
+    """Returns `paired_frechet_difference` against checked statistics."""
+    _check_paired(len(first), len(second))
     values, wholes = [], []
     for name, features in (("first", first), ("second", second)):
         parts = _prepare(features, reference, num_blocks, seed, method, device, name)

@@ -7,7 +7,7 @@ equation 3). Reference code: torch-fidelity 0.4.0 `metric_kid.py`, clean-fid 0.1
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ovbench._base.errors import ConfigError
 from ovbench._base.seeding import numpy_generator
-from ovbench.harness.metrics.moments import Features, check_count, check_features, check_same_dim, to_float64
+from ovbench.harness.metrics.moments import Features, as_rows, check_count, check_features, check_same_dim
 
 Convention = Literal["ovbench", "torch-fidelity", "clean-fid"]
 Kernel = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -44,11 +44,11 @@ def gaussian_kernel(sigma: float) -> Kernel:
 
 
 def kernel_sum(kernel: Kernel, x: torch.Tensor, y: torch.Tensor, *, skip_diagonal: bool = False) -> float:
-    """Returns the sum of k(x_i, y_j) over all pairs, in blocks; without i = j on request (then y must be x)."""
+    """Returns the sum of k(x_i, y_j) over all pairs, in float64 blocks; without i = j on request (then y must be x)."""
     total = 0.0
     for row in range(0, len(x), _BLOCK):
         for column in range(0, len(y), _BLOCK):
-            block = kernel(x[row : row + _BLOCK], y[column : column + _BLOCK])
+            block = kernel(x[row : row + _BLOCK].double(), y[column : column + _BLOCK].double())
             total += float(block.sum())
             if skip_diagonal and row == column:
                 total -= float(block.diagonal().sum())
@@ -56,7 +56,7 @@ def kernel_sum(kernel: Kernel, x: torch.Tensor, y: torch.Tensor, *, skip_diagona
 
 
 def mmd2(kernel: Kernel, x: torch.Tensor, y: torch.Tensor, *, biased: bool = False) -> float:
-    """Returns the estimate of MMD^2 between float64 rows [n, d] and [m, d].
+    """Returns the estimate of MMD^2 between rows [n, d] and [m, d], computed in float64.
 
     Unbiased: sum_{i≠j} k(x_i, x_j) / (n (n - 1)) + sum_{i≠j} k(y_i, y_j) / (m (m - 1)) - 2 mean k(x_i, y_j).
     Biased: the first two are plain means, diagonal included.
@@ -72,7 +72,7 @@ def _prepare(first: Features, second: Features, device: torch.device | str | Non
     check_features(first, "first", min_rows=2)
     check_features(second, "second", min_rows=2)
     check_same_dim(first, second, "first, second")
-    return to_float64(first, device), to_float64(second, device)
+    return as_rows(first, device), as_rows(second, device)
 
 
 def kid_full(
@@ -85,10 +85,57 @@ def kid_full(
 ) -> float:
     """Returns MMD^2 over all rows of [n, d] and [m, d], in float64; unbiased, so slightly negative values are normal.
 
+    The formula is `mmd2`'s with k(x, y) = (x.y / d + 1)^3. Source: Bińkowski et al. 2018, section 4 and equation 4.
     No random subsets and so no seed; memory is bounded by blocks of the kernel matrix.
     """
     x, y = _prepare(first, second, device)
     return mmd2(kernel, x, y, biased=biased)
+
+
+def mmd2_without_blocks(
+    reference: Features,
+    generated: Features,
+    blocks: Sequence[Indices],
+    *,
+    kernel: Kernel = polynomial_kernel,
+    biased: bool = False,
+    device: torch.device | str | None = None,
+) -> tuple[float, NDArray[np.float64]]:
+    """Returns MMD^2 of [n, d] and [m, d], and MMD^2 with each block of generated rows left out: a jackknife's values.
+
+    The kernel matrix is summed by blocks once, and leaving a block out takes its sums away.
+
+    Args:
+        reference: Features of the reference, which stays whole.
+        generated: Features of the generated set.
+        blocks: Rows of each block; together all rows, each once.
+        kernel: As in `kid_full`.
+        biased: As in `mmd2`.
+        device: Where to compute; None is where the arrays are.
+    """
+    x, y = _prepare(reference, generated, device)
+    parts = [y[torch.from_numpy(rows).to(y.device)] for rows in blocks]
+    count = len(parts)
+    within, diagonal = np.zeros((count, count)), np.zeros(count)
+    for i, first in enumerate(parts):
+        for j, second in enumerate(parts[: i + 1]):
+            block = kernel(first.double(), second.double())
+            within[i, j] = within[j, i] = float(block.sum())
+            if i == j and not biased:
+                diagonal[i] = float(block.diagonal().sum())
+    cross = np.array([kernel_sum(kernel, x, part) for part in parts])
+    n, sizes = len(x), np.array([len(part) for part in parts])
+    of_reference = kernel_sum(kernel, x, x, skip_diagonal=not biased) / (n * n if biased else n * (n - 1))
+
+    def estimate(
+        inside: NDArray[np.float64], between: NDArray[np.float64], m: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        return of_reference + inside / (m * m if biased else m * (m - 1)) - 2 * between / (n * m)
+
+    total = within.sum() - diagonal.sum()
+    left = total - 2 * within.sum(axis=1) + np.diag(within) + diagonal
+    whole = estimate(np.array([total]), np.array([cross.sum()]), np.array([sizes.sum()]))
+    return float(whole[0]), estimate(left, cross.sum() - cross, sizes.sum() - sizes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +163,7 @@ def kid_subsets(
 ) -> KidResult:
     """Returns the mean of the unbiased MMD^2 over random subsets, [n, d] and [m, d].
 
+    The formula is `kid_full`'s, on `subset_size` rows of both sets at a time. Source: Bińkowski et al. 2018, section 4.
     The conventions differ in the draws alone; here each kernel is float64 (torch-fidelity's are float32, clean-fid's
     take the features' dtype), so values agree to about 1e-6.
 

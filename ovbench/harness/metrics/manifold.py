@@ -16,16 +16,18 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
-from ovbench._base.errors import ConfigError
-from ovbench.harness.metrics.moments import Features, check_count, check_features, check_same_dim, to_float64
+from ovbench._base.errors import ConfigError, DataError
+from ovbench.harness.metrics.moments import Features, as_rows, check_count, check_features, check_same_dim
 
 Convention = Literal["adm", "torch-fidelity", "prdc"]
 DistanceDtype = Literal["float32", "float64", "float16_adm"]
 
 _HALF_MAX = 65504.0
 _ALIGNED = 64  # a small set's tile is a multiple of this
+_BLOCK = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +49,7 @@ class DensityCoverage:
     """Density (can exceed 1) and coverage (a fraction), with balls around the reference alone."""
 
     density: float
+    density_error: float  # standard error over generated images, the reference being what it is
     coverage: float
     k: int
     num_reference: int
@@ -122,24 +125,38 @@ def _prepare(
     smallest = min(len(reference), len(generated))
     check_count(k, "k", low=1, high=smallest - 1, why="each row needs k neighbours in its own set")
     check_count(block, "block", low=1)
-    ref, gen = _tensor(reference, device), _tensor(generated, device)
+    ref, gen = as_rows(reference, device), as_rows(generated, device)
     if dtype == "float16_adm":
         largest = max(float(rows.float().square().sum(dim=1).max()) for rows in (ref, gen))
         if 4.0 * largest > _HALF_MAX:  # no distance exceeds four times the largest squared norm
             dtype = "float32"
-    longest = max(len(ref), len(gen))
-    rows = -(-longest // -(-longest // block))  # tiles of about one size, so that little is padding
-    tile = min(block, -(-rows // _ALIGNED) * _ALIGNED)
+    tile = tile_size(len(ref), len(gen), block)
     return _Rows(ref, dtype, tile), _Rows(gen, dtype, tile), dtype
 
 
-def _tensor(features: Features, device: torch.device | str | None) -> torch.Tensor:
-    """Returns features on the device; float32 ones as they are, since 50,000 of them fill half a gigabyte."""
-    if isinstance(features, np.ndarray) and features.dtype == np.float32:
-        return torch.from_numpy(np.require(features, requirements=["C", "W"])).to(device or "cpu")
-    if isinstance(features, torch.Tensor) and features.dtype == torch.float32:
-        return features.detach().to(device if device is not None else features.device)
-    return to_float64(features, device)
+def tile_size(num_reference: int, num_generated: int, block: int = _BLOCK) -> int:
+    """Returns the side of the tiles that two sets are compared in, at most about `block` rows.
+
+    Radii belong to it: those of another tile can differ in the last bit, which would break ties.
+    """
+    longest = max(num_reference, num_generated)
+    rows = -(-longest // -(-longest // block))  # tiles of about one size, so that little is padding
+    return min(block, -(-rows // _ALIGNED) * _ALIGNED)
+
+
+def squared_radii(
+    features: Features, *, tile: int, k: int = 3, device: torch.device | str | None = None
+) -> NDArray[np.float32]:
+    """Returns the squared distance of each row to its k-th neighbour in float32, [n, d] → [n].
+
+    Args:
+        features: The centres.
+        tile: Of `tile_size`, for the sets that will be compared.
+        k: Neighbours.
+        device: Where to compute; None is where the array is.
+    """
+    check_features(features, "features", min_rows=k + 1)
+    return _radii(_Rows(as_rows(features, device), "float32", tile), k).cpu().numpy()
 
 
 def precision_recall(
@@ -149,13 +166,15 @@ def precision_recall(
     k: int = 3,
     convention: Convention = "adm",
     distance_dtype: DistanceDtype = "float32",
-    block: int = 4096,
+    block: int = _BLOCK,
     device: torch.device | str | None = None,
+    reference_radii: Features | None = None,
 ) -> PrecisionRecall:
     """Returns precision and recall of a generated set against a reference, [n, d] and [m, d].
 
     The radius of a ball is the distance to the k-th neighbour in the centre's own set. Precision is the share of
-    generated rows inside any reference ball, recall the share of reference rows inside any generated ball.
+    generated rows inside any reference ball, recall the share of reference rows inside any generated ball. Source:
+    Kynkäänniemi et al. 2019, equations 1 and 2.
 
     - `adm`: a point on the surface is inside (`<=`). Its protocol takes Inception pool_3, k = 3, the 10,000 images of
       the reference file and all 50,000 samples.
@@ -174,11 +193,18 @@ def precision_recall(
         distance_dtype: Precision of the distances.
         block: Side of a tile; memory alone depends on it.
         device: Where to compute; None is where the arrays are.
+        reference_radii: `squared_radii` of the reference with this k and the tile of these two sets; None: computed.
     """
     if convention not in ("adm", "torch-fidelity", "prdc"):
         raise ConfigError(f"unknown convention {convention!r}", where="convention", fix="adm, torch-fidelity or prdc")
     ref, gen, used = _prepare(reference, generated, k, block, distance_dtype, device)
-    ref_radii, gen_radii = _radii(ref, k), _radii(gen, k)
+    gen_radii = _radii(gen, k)
+    if reference_radii is None or used != "float32":
+        ref_radii = _radii(ref, k)
+    else:
+        ref_radii = torch.asas_rows(reference_radii, dtype=torch.float32, device=gen_radii.device)
+        if ref_radii.shape != (len(ref),):
+            raise DataError(f"{list(ref_radii.shape)} radii of {len(ref)} rows", where="reference_radii")
     held_generated = torch.zeros(len(gen), dtype=torch.bool, device=ref_radii.device)
     held_reference = torch.zeros(len(ref), dtype=torch.bool, device=ref_radii.device)
     inside = torch.lt if convention == "prdc" else torch.le
@@ -203,24 +229,30 @@ def density_coverage(
     *,
     k: int = 5,
     distance_dtype: DistanceDtype = "float32",
-    block: int = 4096,
+    block: int = _BLOCK,
     device: torch.device | str | None = None,
 ) -> DensityCoverage:
     """Returns density and coverage, [n, d] and [m, d], as the prdc package defines them.
 
     density = 1 / (k m) sum over generated rows of the number of reference balls that hold it (strictly);
-    coverage = share of reference balls that hold at least one generated row.
+    coverage = share of reference balls that hold at least one generated row. Source: Naeem et al. 2020, equations 3
+    and 5; prdc 0.2 `prdc.py`.
     """
     ref, gen, _ = _prepare(reference, generated, k, block, distance_dtype, device)
     radii = _radii(ref, k)
-    held, total = torch.zeros(len(ref), dtype=torch.bool, device=radii.device), 0
+    held = torch.zeros(len(ref), dtype=torch.bool, device=radii.device)
+    balls = torch.zeros(len(gen), dtype=torch.float64, device=radii.device)  # that hold each generated row
     for row in ref.starts():
         rows = slice(row, row + ref.tile)
         for column in gen.starts():
             inside = ref.distances(gen, row, column) < radii[rows, None]
             held[rows] |= inside.any(dim=1)
-            total += int(inside.sum())
+            balls[column : column + gen.tile] += inside.sum(dim=0)
     return DensityCoverage(
-        density=total / (k * len(gen)), coverage=float(held.double().mean()), k=k,
-        num_reference=len(ref), num_generated=len(gen),
-    )  # fmt: skip
+        density=float(balls.sum()) / (k * len(gen)),
+        density_error=float(balls.std()) / (k * len(gen) ** 0.5),
+        coverage=float(held.double().mean()),
+        k=k,
+        num_reference=len(ref),
+        num_generated=len(gen),
+    )

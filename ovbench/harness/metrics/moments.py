@@ -57,6 +57,15 @@ def to_float64(features: Features, device: torch.device | str | None = None) -> 
     return tensor.detach().to(device=device if device is not None else tensor.device, dtype=torch.float64)
 
 
+def as_rows(features: Features, device: torch.device | str | None = None) -> torch.Tensor:
+    """Returns features on a device: float32 as they are, since 50,000 rows fill half a gigabyte, else float64."""
+    if isinstance(features, np.ndarray) and features.dtype == np.float32:
+        return torch.from_numpy(np.require(features, requirements=["C", "W"])).to(device or "cpu")
+    if isinstance(features, torch.Tensor) and features.dtype == torch.float32:
+        return features.detach().to(device if device is not None else features.device)
+    return to_float64(features, device)
+
+
 def gram(rows: torch.Tensor) -> torch.Tensor:
     """Returns rows^T rows, [n, d] → [d, d]; on a CPU by NumPy, whose product of a matrix with itself costs half."""
     if rows.device.type == "cpu":

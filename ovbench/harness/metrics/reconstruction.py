@@ -1,4 +1,4 @@
-"""PSNR and SSIM of pairs of uint8 images: how close a reconstruction is to its original.
+"""PSNR and SSIM of pairs of uint8 images: how close a reconstruction is to its original. LPIPS: `lpips.py`.
 
 All numbers are per image, so that a mean can carry an interval. Conventions: specs/metrics.md §2.5.
 """
@@ -24,8 +24,13 @@ _C1, _C2 = 0.01**2, 0.03**2  # (K1 L)^2 and (K2 L)^2 for values in [0, 1]
 _BATCH = 16  # images in float64 at once
 
 
-def _pairs(original: Images, reconstruction: Images, layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns both as uint8 [n, c, h, w] after checking them."""
+def check_pairs(original: Images, reconstruction: Images, layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns both as uint8 [n, c, h, w] after checking them.
+
+    Raises:
+        ConfigError: An unknown layout.
+        DataError: Images that are not uint8, no batch of four axes, or two batches that differ in shape.
+    """
     if layout not in ("nhwc", "nchw"):
         raise ConfigError(f"unknown layout {layout!r}", where="layout", fix="nhwc or nchw")
     result: list[torch.Tensor] = []
@@ -48,8 +53,11 @@ def _pairs(original: Images, reconstruction: Images, layout: Layout) -> tuple[to
 
 
 def squared_errors(original: Images, reconstruction: Images, *, layout: Layout = "nhwc") -> NDArray[np.float64]:
-    """Returns the mean squared error of each pair, values in [0, 1], [n]."""
-    first, second = _pairs(original, reconstruction, layout)
+    """Returns the mean over pixels and channels of ((x - y) / 255)^2 of each pair, [n], in float64.
+
+    Source: bytetriper/RAE `eval/ref_iqa.py`, but for its guess of the range: 255 is divided out always.
+    """
+    first, second = check_pairs(original, reconstruction, layout)
     parts = []
     for start in range(0, len(first), _BATCH):
         gap = first[start : start + _BATCH].double() - second[start : start + _BATCH].double()
@@ -81,7 +89,7 @@ def ssim(original: Images, reconstruction: Images, *, layout: Layout = "nhwc") -
     11 x 11 Gaussian window (sigma 1.5), K1 = 0.01, K2 = 0.03, values in [0, 1], borders reflected, mean over pixels and
     channels: what torchmetrics' `structural_similarity_index_measure(reduction="none", data_range=1)` computes.
     """
-    first, second = _pairs(original, reconstruction, layout)
+    first, second = check_pairs(original, reconstruction, layout)
     smallest = min(first.shape[2:])
     if smallest <= _RADIUS:
         raise DataError(

@@ -18,7 +18,7 @@ import numpy as np
 
 from ovbench import __version__
 from ovbench._base.errors import ConfigError, DataError
-from ovbench._base.files import atomic_write_bytes
+from ovbench._base.files import atomic_file, atomic_write_bytes
 from ovbench._base.fingerprint import file_sha256
 from ovbench.encoders.modeling.sources import read_state
 from ovbench.harness.metrics.archives import open_zip, read_array, read_array_header
@@ -29,6 +29,7 @@ FORMAT = "ovbench-statistics-1"
 Purpose = Literal["generation", "reconstruction"]
 Layout = Literal["ovbench", "adm", "mu-sigma", "clean-fid", "torch"]
 _TOLERANCE = 1e-6
+_ROWS_AT_ONCE = 4096
 _log = logging.getLogger(__name__)
 _ASK = "make the statistics again from the pictures, or get the file again"
 _CLEAN_MODES = {"clean": "pil-bicubic", "legacy_tensorflow": "tf1-bilinear", "legacy_pytorch": "torch-bilinear"}
@@ -71,6 +72,8 @@ class Reference:
     pictures: int = 0  # that the file itself holds (ADM's 10,000, for precision and recall); never what mu is of
     features: np.ndarray | None = field(default=None, repr=False)  # [N, D] float32, memory-mapped
     radii_k3: np.ndarray | None = field(default=None, repr=False)  # [N] float32, squared, ADM's; of those features
+    radii_tile: int = 0  # side of the tiles that gave those radii; 0: not known (manifold.tile_size)
+    notes: tuple[str, ...] = ()  # what was found wrong with the pictures: duplicates, pictures that were left out
 
     def __post_init__(self) -> None:
         check_gaussian(self.pool, where=f"{self.name}: mu, sigma")
@@ -233,7 +236,10 @@ def _own_fields(archive: zipfile.ZipFile, names: set[str], path: Path, name: str
     except (TypeError, ValueError) as error:
         raise DataError("'n' is not one whole number", where=str(path), fix=_ASK) from error
     fields |= {"layout": "ovbench", "n": count or None, "name": name or text("name") or path.stem}
+    if notes := text("notes"):
+        fields["notes"] = tuple(notes.splitlines())
     if "radii_k3" in names:
+        fields["radii_tile"] = int(read_array(archive, "radii_tile")) if "radii_tile" in names else 0
         fields["radii_k3"] = radii = read_array(archive, "radii_k3")
         if radii.shape != (count,) or not np.isfinite(radii).all():
             raise DataError(f"the radii {list(radii.shape)} are not of {count} pictures", where=str(path), fix=_ASK)
@@ -292,15 +298,25 @@ def write_reference(path: Path, reference: Reference) -> None:
     if reference.spatial is not None:
         arrays |= {"mu_s": reference.spatial.mu, "sigma_s": reference.spatial.sigma}
     if reference.radii_k3 is not None:
-        arrays["radii_k3"] = reference.radii_k3.astype(np.float32)
+        arrays |= {"radii_k3": reference.radii_k3.astype(np.float32), "radii_tile": np.int64(reference.radii_tile)}
+    if reference.notes:
+        arrays["notes"] = "\n".join(reference.notes)
     if reference.features is not None:
-        stream = BytesIO()
-        np.save(stream, np.asarray(reference.features, dtype=np.float32), allow_pickle=False)
-        atomic_write_bytes(features_path(path), stream.getvalue())
-        arrays["features_sha256"] = file_sha256(features_path(path))
+        arrays["features_sha256"] = _write_features(features_path(path), reference.features)
     stream = BytesIO()
     np.savez(stream, **cast(dict[str, Any], {key: np.asarray(value) for key, value in arrays.items()}))
     atomic_write_bytes(path, stream.getvalue())
+
+
+def _write_features(path: Path, features: np.ndarray) -> str:
+    """Writes features as float32 in pieces, so that they are never in memory twice; returns the file's sha256."""
+    with atomic_file(path) as temporary:
+        with temporary.open("wb") as stream:
+            header = {"descr": "<f4", "fortran_order": False, "shape": features.shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+            for start in range(0, len(features), _ROWS_AT_ONCE):
+                stream.write(np.ascontiguousarray(features[start : start + _ROWS_AT_ONCE], dtype="<f4").tobytes())
+        return file_sha256(temporary)
 
 
 _OTHER: Mapping[str, str] = {
@@ -321,7 +337,7 @@ def check_purpose(reference: Reference, purpose: Purpose) -> list[str]:
         score = {"reconstruction": "rFID", "generation": "gFID"}[purpose]
         raise ConfigError(
             f"'{reference.name}' is a reference for {reference.purpose}, and {score} cannot be computed with it",
-            where="--reference",
+            where="REAL",
             fix=_OTHER[purpose],
         )
     return []
@@ -336,7 +352,7 @@ def check_match(reference: Reference, info: ExtractorInfo) -> list[str]:
     if reference.pool.dim != info.dim:
         raise ConfigError(
             f"'{reference.name}' has {reference.pool.dim} dimensions, and '{info.name}' gives {info.dim}",
-            where="--reference",
+            where="REAL",
             fix="use statistics of this extractor, or the extractor that made them",
         )
     if reference.spatial is not None and info.spatial in info.layers:
@@ -344,7 +360,7 @@ def check_match(reference: Reference, info: ExtractorInfo) -> list[str]:
         if reference.spatial.dim != wanted:
             raise ConfigError(
                 f"'{reference.name}' has {reference.spatial.dim} spatial dimensions, and '{info.name}' gives {wanted}",
-                where="--reference",
+                where="REAL",
                 fix="use statistics of this extractor, or leave sFID out",
             )
     pairs = (
@@ -361,7 +377,7 @@ def check_match(reference: Reference, info: ExtractorInfo) -> list[str]:
         elif theirs != ours:
             raise ConfigError(
                 f"'{reference.name}' was made with the {what} {theirs[:24]}, and '{info.name}' uses {ours[:24]}",
-                where="--reference",
+                where="REAL",
                 fix="statistics of two conventions are not compared: choose the extractor that made the reference",
             )
     if reference.n is None:

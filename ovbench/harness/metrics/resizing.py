@@ -3,7 +3,8 @@
 Nothing is rounded unless the name says so, and nothing is normalised.
 
 Every function takes a batch [B, 3, H, W] (uint8, or floating point in 0…255) and the side of the square it returns,
-[B, 3, S, S] in float32, 0…255. Which one scored is part of every result: they are different metrics.
+[B, 3, S, S] in float32, 0…255 (`torch-bicubic` alone can leave that range). Which one scored is part of every result:
+they are different metrics.
 """
 
 from __future__ import annotations
@@ -95,6 +96,16 @@ def torch_bilinear_antialias(images: Tensor, size: int) -> Tensor:
     return F.interpolate(images.float(), size=(size, size), mode="bilinear", align_corners=False, antialias=True)
 
 
+def torch_bicubic(images: Tensor, size: int) -> Tensor:
+    """Resizes with torch's bicubic kernel (a = -0.75), half-pixel centres and no antialiasing; not clipped.
+
+    The kernel overshoots at edges, up to about a tenth of their height outside 0…255. Source: sayakpaul/cmmd-pytorch
+    `embedding.py`, _resize_bicubic, which hands the overshoot on to the network.
+    """
+    _check(images, size)
+    return F.interpolate(images.float(), size=(size, size), mode="bicubic", align_corners=False)
+
+
 def torch_bicubic_antialias(images: Tensor, size: int) -> Tensor:
     """Resizes with torch's bicubic kernel and antialiasing, and clips to 0…255.
 
@@ -160,13 +171,45 @@ def pil_bicubic_u8(images: Tensor, size: int) -> Tensor:
     return torch.from_numpy(out).permute(0, 3, 1, 2).float().to(images.device)
 
 
+def square_pil_bicubic_u8(images: Tensor, size: int) -> Tensor:
+    """Cuts the square out of the centre and resizes it as `pil_bicubic_u8`: how CMMD's program reads picture files.
+
+    The square's side is the shorter one of the picture; an odd rest leaves one pixel more at the right and the bottom.
+    Source: google-research/google-research `cmmd/io_util.py`, _center_crop_and_resize, and its port
+    sayakpaul/cmmd-pytorch.
+
+    Raises:
+        ConfigError: The batch is not uint8, so that a rounding before the resize would be hidden.
+    """
+    _check(images, size)
+    height, width = images.shape[2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return pil_bicubic_u8(images[:, :, top : top + side, left : left + side], size)
+
+
+def rounded(resize: Resize) -> Resize:
+    """Returns a resize whose grey levels are rounded to whole ones: what saving the resized picture does."""
+
+    def run(images: Tensor, size: int) -> Tensor:
+        return resize(images, size).round_().clamp_(0, 255)
+
+    return run
+
+
 RESIZES: Mapping[str, Resize] = MappingProxyType(
     {
         "tf1-bilinear": tf1_bilinear,
         "torch-bilinear": torch_bilinear,
         "torch-bilinear-antialias": torch_bilinear_antialias,
+        "torch-bicubic": torch_bicubic,
         "torch-bicubic-antialias": torch_bicubic_antialias,
         "pil-bicubic": pil_bicubic_matmul,
         "pil-bicubic-u8": pil_bicubic_u8,
+        "square-pil-bicubic-u8": square_pil_bicubic_u8,
+        "tf1-bilinear-u8": rounded(tf1_bilinear),
+        "torch-bilinear-u8": rounded(torch_bilinear),
+        "torch-bilinear-antialias-u8": rounded(torch_bilinear_antialias),
+        "torch-bicubic-antialias-u8": rounded(torch_bicubic_antialias),
     }
 )

@@ -13,12 +13,12 @@ from ovbench._base.fingerprint import file_sha256
 from ovbench._base.names import unknown
 from ovbench._base.paths import asset
 from ovbench.harness.events import Listener, Reporter
-from ovbench.harness.pretraining.config import PretrainRecipe, VAERecipe
+from ovbench.harness.pretraining.config import PretrainRecipe, VAERecipe, WardrobeRecipe
 from ovbench.harness.pretraining.recipes import MINI, find_recipe, smoke, with_steps
 from ovbench.tasks.world.draw import Sprites, embedded_sprites, read_fashion_mnist
 
 log = logging.getLogger(__name__)
-_EXTRA = ("vae", "lm")
+_EXTRA = ("vae", "lm", "wardrobe")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +84,8 @@ def run_pretraining(request: PretrainRequest, listener: Listener) -> dict[str, A
             made = _vae(request, reporter, train, test)
         elif request.recipe == "lm":
             made = _language_model(request, reporter)
+        elif request.recipe == "wardrobe":
+            made = _wardrobe(request, reporter, train, test)
         else:
             made = _encoder(request, reporter, train, test)
         note = {
@@ -146,6 +148,26 @@ def _vae(request: PretrainRequest, reporter: Reporter, train: Sprites, test: Spr
         progress=reporter.step("vae"),
     )
     return {"weights": str(request.folder / "vae.safetensors"), "figures": figures, "recipe": asdict(recipe)}
+
+
+def _wardrobe(request: PretrainRequest, reporter: Reporter, train: Sprites, test: Sprites) -> dict[str, Any]:
+    from ovbench.harness.pretraining.train_wardrobe import train_wardrobe
+
+    recipe = WardrobeRecipe()
+    if request.smoke:
+        recipe = replace(recipe, steps=60, batch_size=64, warmup_steps=15, num_measured=1000)
+    elif request.fraction != 1.0:
+        steps = max(1, round(recipe.steps * request.fraction))
+        recipe = replace(recipe, steps=steps, warmup_steps=round(recipe.warmup_steps * request.fraction))
+    figures = train_wardrobe(
+        request.folder,
+        train_sprites=train,
+        test_sprites=test,
+        recipe=recipe,
+        seed=request.seed,
+        progress=reporter.step("wardrobe"),
+    )
+    return {"weights": str(request.folder / "wardrobe.safetensors"), "figures": figures, "recipe": asdict(recipe)}
 
 
 def _language_model(request: PretrainRequest, reporter: Reporter) -> dict[str, Any]:

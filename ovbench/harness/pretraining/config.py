@@ -22,6 +22,20 @@ class VAERecipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class WardrobeRecipe:
+    """Training of the garment classifier behind `FD-wardrobe`."""
+
+    steps: int = 3000
+    batch_size: int = 96  # 32 x 32 pictures of one garment
+    noise: float = 8.0  # grey levels: pictures get noise of standard deviation U[0, noise], one draw per picture
+    lr: float = 3e-3  # peak, cosine to 0
+    warmup_steps: int = 100
+    weight_decay: float = 0.05  # AdamW, on matrices and kernels
+    num_measured: int = 4000  # pictures that the accuracies and the scale of the features are measured on
+    checkpoint_every: int = 500  # steps
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TextConfig:
     """Text encoder and caption decoder: plain transformers of the trunk's kind."""
 

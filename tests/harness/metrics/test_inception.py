@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import runpy
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +16,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench.harness.metrics import inception_weights
+from ovbench.harness.metrics.frechet import frechet_distance, frechet_from_features
 from ovbench.harness.metrics.inception import LAYERS, Inception
 from ovbench.harness.metrics.inception_weights import (
     SHA256_PREFIX,
@@ -26,6 +30,7 @@ from ovbench.harness.metrics.inception_weights import (
 from ovbench.harness.metrics.resizing import tf1_bilinear_gather
 from tests.harness.metrics.fid_data import SETS, golden, golden_pictures, nchw, relative
 
+ORACLE = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "oracles" / "generation.py")))
 TOLERANCE = {"spatial_2023": 5e-5}  # the golden file's own; 1e-5 for the pooled layers
 
 
@@ -90,11 +95,29 @@ def test_the_spatial_layer_is_the_output_of_branch1x1_in_the_order_of_the_graph(
         theirs(nchw(golden_pictures("256")))
     handle.remove()
     assert kept[0].shape == (4, 192, 17, 17)
-    wanted = kept[0].permute(0, 2, 3, 1)[..., :7].reshape(4, -1)  # H, W, C: the first seven channels
+    wanted = torch.from_numpy(ORACLE.spatial_rows(kept[0].numpy()))  # H, W, C: the first seven channels
     wrong = kept[0][:, :7].reshape(4, -1)
     found = layers("256", False)["spatial_2023"]
     assert relative(found, wanted) < 1e-5
     assert relative(found, wrong) > 0.1
+
+
+def test_sfid_is_the_frechet_distance_to_statistics_in_the_order_of_the_graph() -> None:
+    # Both sets in the reference's order agree with the formula. Rows in channel order against that reference do not,
+    # though any one order on both sides would give the same number.
+    found = layers("64", True)["spatial_2023"].double().numpy()
+    maps = np.zeros((4, 192, 17, 17))
+    maps[:, :7] = found.reshape(4, 17, 17, 7).transpose(0, 3, 1, 2)
+    reference = ORACLE.spatial_rows(maps[::-1] + 0.25 * np.random.default_rng(0).random(maps.shape))
+    picked = np.random.default_rng(1).choice(2023, 60, replace=False)  # the oracle's square roots are slow
+    mu, sigma = ORACLE.moments(reference[:, picked])
+    rows = ORACLE.moments(found[:, picked])
+    own = frechet_distance(mu, sigma, rows[0], rows[1], len(reference), len(found)).value
+    # Of a singular covariance the oracle adds up the roots of rounded zeros.
+    assert own == pytest.approx(ORACLE.frechet(mu, sigma, *rows), abs=1e-5)
+    whole = frechet_from_features(reference, found).value
+    wrong = frechet_from_features(reference, maps[:, :7].reshape(4, -1)).value
+    assert wrong > 1.5 * whole
 
 
 def test_the_fast_form_is_nearer_to_the_float64_values_than_the_plain_one() -> None:
