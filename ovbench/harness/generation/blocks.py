@@ -172,9 +172,3 @@ class FinalLayer(nn.Module):
         parts = self.adaLN_modulation(condition)
         shift, scale = (parts if rows is None else parts[rows]).chunk(2, dim=-1)
         return self.linear(modulate(self.norm_final(x), shift, scale))
-
-
-def unpatchify(tokens: Tensor, grid: int, patch_size: int) -> Tensor:
-    """Turns [B, grid * grid, p * p * C], channels last inside a patch, into [B, C, grid * p, grid * p]."""
-    x = tokens.unflatten(2, (patch_size, patch_size, -1)).unflatten(1, (grid, grid))  # [B, h, w, p, p, C]
-    return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)

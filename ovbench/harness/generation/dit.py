@@ -11,8 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ovbench.harness.generation.blocks import Block, FinalLayer, unpatchify
+from ovbench.harness.generation.blocks import Block, FinalLayer
 from ovbench.harness.generation.config import LightningDiTConfig
+from ovbench.harness.generation.decoder import unpatchify
 from ovbench.harness.generation.embeddings import (
     LabelEmbedding,
     PatchEmbedding,
@@ -68,5 +69,5 @@ class LightningDiT(Stage2Network[LightningDiTConfig]):
         for block in self.blocks:
             tokens = block(tokens, condition, self.feat_rope, rows)
         patches = self.final_layer(tokens, condition, rows)
-        velocity = unpatchify(patches, self.config.grid, self.config.patch_size)
+        velocity = unpatchify(patches, self.config.patch_size, self.config.out_channels)
         return velocity[:, : self.config.in_channels]  # learn_sigma: the second half is thrown away

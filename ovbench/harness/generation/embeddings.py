@@ -14,18 +14,15 @@ from torch import Tensor, nn
 
 from ovbench._base.errors import ConfigError
 from ovbench.harness.generation.config import TIME_FREQUENCIES
+from ovbench.harness.generation.decoder import sincos_positions
 
 
 def position_table(width: int, grid: int) -> Tensor:
-    """Returns sin-cos positions [1, grid * grid, width], tokens in raster order.
+    """Returns the decoder's sin-cos positions without their class token, [1, grid * grid, width].
 
-    The first half of the channels encodes the column, the second the row; each half is [sin, cos] at frequencies
-    10000^(-k / (width / 4)). Trap: the rotary table has rows first.
+    Trap: the first half of the channels encodes the column; the rotary table has rows first.
     """
-    omega = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width / 4))
-    rows, columns = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
-    angles = [axis.reshape(-1, 1).double() * omega for axis in (columns, rows)]
-    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1).float()[None]
+    return sincos_positions(width, grid)[:, 1:].clone()
 
 
 class RotaryPositions(nn.Module):

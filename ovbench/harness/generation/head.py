@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovbench._base.errors import ConfigError
-from ovbench.harness.generation.blocks import Block, FinalLayer, unpatchify
+from ovbench.harness.generation.blocks import Block, FinalLayer
 from ovbench.harness.generation.config import DiTDHConfig
+from ovbench.harness.generation.decoder import unpatchify
 from ovbench.harness.generation.embeddings import (
     LabelEmbedding,
     PatchEmbedding,
@@ -111,4 +112,4 @@ class DiTwDDTHead(Stage2Network[DiTDHConfig]):
         tokens = self.x_embedder(x)  # no position table: rotary positions alone
         for block in self.blocks[self.config.depth[0] :]:
             tokens = block(tokens, condition, self.dec_feat_rope)
-        return unpatchify(self.final_layer(tokens, condition), self.config.grid, self.config.patch_size)
+        return unpatchify(self.final_layer(tokens, condition), self.config.patch_size, self.config.out_channels)

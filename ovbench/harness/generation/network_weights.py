@@ -24,9 +24,9 @@ from ovbench.harness.generation.config import DiTDHConfig, Stage2Config
 from ovbench.harness.generation.dit import LightningDiT
 from ovbench.harness.generation.head import DiTwDDTHead
 from ovbench.harness.generation.network import Stage2Network
+from ovbench.harness.generation.official_state import unwrapped
 
 log = logging.getLogger(__name__)
-_WRAPPERS = {"module", "_orig_mod"}  # of DistributedDataParallel and torch.compile
 _BLOCK = re.compile(r"^blocks\.(\d+)\.adaLN_modulation\.1\.weight$")
 _FIX = "name a stage2_model.pt of RAE, or a checkpoint of its stage 2"
 
@@ -94,19 +94,7 @@ def read_network_state(path: Path) -> dict[str, Tensor]:
     sections: list[Mapping[Any, Any]] = [
         section for name in ("ema", "state_dict") if isinstance(section := document.get(name), Mapping)
     ]
-    entries = sections[0] if sections else document
-    tensors: dict[str, Tensor] = {}
-    for key, value in entries.items():
-        if not isinstance(value, Tensor):
-            raise DataError(
-                f"'{path.name}' is not a dictionary of tensors: '{key}' is a {type(value).__name__}",
-                where=str(path),
-                fix=_FIX,
-            )
-        name = ".".join(part for part in str(key).split(".") if part not in _WRAPPERS)
-        if name in tensors:
-            raise DataError(f"'{path.name}' holds two tensors for '{name}'", where=str(path), fix=_FIX)
-        tensors[name] = value
+    tensors = unwrapped(sections[0] if sections else document, path, fix=_FIX)
     if "t_embedder.W" not in tensors:
         shown = ", ".join(sorted(tensors)[:3]) or "nothing"
         raise DataError(
