@@ -2,7 +2,7 @@
 
 Source: arXiv 2510.11690, section 5; github.com/bytetriper/RAE, src/sample_ddp.py.
 Contract: the latent of image i depends on (weights, settings, seed, i) alone. On a CPU it is the same to the last bit
-for any batch size, number of processes and restart; on a GPU for any of these at the same group size.
+for any batch size, number of processes and restart, at one group size and number of threads (docs/design/0007).
 """
 
 from __future__ import annotations
