@@ -14,7 +14,7 @@ from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.paths import cache_dir, feature_cache_bytes
 from ovbench.harness.events import Listener, Reporter, ignore
 from ovbench.harness.feature_cache import FOLDER, FeatureCache
-from ovbench.harness.metrics.collect import Collected, collect
+from ovbench.harness.metrics.collect import Collected, Progress, collect
 from ovbench.harness.metrics.conventions import METRICS
 from ovbench.harness.metrics.extractors import Extractor
 from ovbench.harness.metrics.fid_audit import Audit, AuditData, OtherReference, run_audit
@@ -26,7 +26,7 @@ from ovbench.harness.metrics.jackknife import paired_mean_difference
 from ovbench.harness.metrics.manifold import tile_size
 from ovbench.harness.metrics.pair_scores import PairScores, check_pairing, score_pairs
 from ovbench.harness.metrics.picture_scores import Against, PictureScore, Settings, paired_score_difference, score_sets
-from ovbench.harness.metrics.reference_cache import reference_of
+from ovbench.harness.metrics.reference_cache import FoundReference, reference_of
 from ovbench.harness.metrics.references import Purpose, Reference, check_match, write_reference
 from ovbench.results.provenance import utc
 
@@ -156,17 +156,7 @@ class FidRun:
         assert source is not None
         wants_radii = {"precision", "recall"} & set(self.inputs.metrics)
         began = time.perf_counter()
-        found = reference_of(
-            source,
-            extractor,
-            purpose=cast(Purpose, self.request.purpose),
-            cache_folder=self.folder,
-            cache=self.cache,
-            tile=(lambda count: tile_size(count, len(self.inputs.fake))) if wants_radii else None,
-            split=self.request.split,
-            batch_size=self.request.batch_size,
-            progress=self.reporter.step("real"),
-        )
+        found = self._made_reference(source, extractor, radii=bool(wants_radii), progress=self.reporter.step("real"))
         self._ended("real", began, cached=found.cached)
         self.num_computed["real"] = found.num_computed
         reference = found.reference
@@ -185,6 +175,21 @@ class FidRun:
         if self.request.save_reference is not None:
             write_reference(self.request.save_reference, reference)
         return Against.of(reference, reference.features, extractor.device)
+
+    def _made_reference(
+        self, source: ImageSource, extractor: Extractor, *, radii: bool = False, progress: Progress | None = None
+    ) -> FoundReference:
+        return reference_of(
+            source,
+            extractor,
+            purpose=cast(Purpose, self.request.purpose),
+            cache_folder=self.folder,
+            cache=self.cache,
+            tile=(lambda count: tile_size(count, len(self.inputs.fake))) if radii else None,
+            split=self.request.split,
+            batch_size=self.request.batch_size,
+            progress=progress,
+        )
 
     def collected(self, step: str, source: ImageSource, extractor: Extractor) -> Collected:
         """Returns the features of a set of generated pictures."""
@@ -352,14 +357,7 @@ class FidRun:
                 notes = [error.what]
             return OtherReference(stats=statistics.pool, n=statistics.n, note="; ".join(notes))
         assert source is not None
-        found = reference_of(
-            source,
-            extractor,
-            purpose=cast(Purpose, self.request.purpose),
-            cache_folder=self.folder,
-            cache=self.cache,
-            batch_size=self.request.batch_size,
-        )
+        found = self._made_reference(source, extractor)
         return OtherReference(stats=found.reference.pool, n=found.reference.n, note="")
 
     # --- about -----------------------------------------------------------------------------------------------------

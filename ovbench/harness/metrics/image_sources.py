@@ -150,7 +150,9 @@ class ImageSource:
             ("--crop", crop_px, 1), ("--skip-bad", skip_bad, 0), ("--limit", limit, 1), ("--workers", workers, 1),
         ):  # fmt: skip
             if value is not None and value < least:
-                raise ConfigError(f"it must be {least} or more, got {value}", where=name)
+                raise ConfigError(
+                    f"it must be {least} or more, got {value}", where=name, fix=f"e.g. {name} {max(least, 1)}"
+                )
         self.path = Path(path).expanduser()
         self.crop_px, self.skip_bad, self.convert, self.workers = crop_px, skip_bad, convert, workers
         self._reader: Reader = open_reader(self.path)

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from ovbench._base.errors import ConfigError, DataError
-from ovbench._base.fingerprint import file_sha256
-from ovbench._base.paths import cache_dir
 from ovbench.encoders.modeling.sources import read_state
 from ovbench.encoders.modeling.weights_file import check_finite
 from ovbench.harness.metrics.inception import INPUT_PX, NETWORK, Inception
+from ovbench.harness.metrics.published_weights import PublishedWeights
 
 Precision = Literal["float32", "bfloat16"]
 SHA256_PREFIX = "6726825d"
@@ -92,25 +91,20 @@ class LoadedInception:
     value_change: float  # of the pooled features, relative L2, against the plain float32 network, on two fixed pictures
 
 
-def find_weights(path: str | Path | None = None) -> Path:
-    """Returns the weights file: the one that was named, else one in ovbench's cache or in torch hub's folder.
-
-    Raises:
-        DataError: There is none.
-    """
-    if path is not None:
-        return Path(path).expanduser()
-    folders = (cache_dir() / "weights", Path(torch.hub.get_dir()) / "checkpoints")
-    for folder in folders:
-        for name in WEIGHT_FILES:
-            if (folder / name).is_file():
-                return folder / name
-    raise DataError(
-        f"the weights of the FID network are not on this machine: '{WEIGHT_FILES[0]}' "
-        f"(sha256 begins with {SHA256_PREFIX})",
-        where=" or ".join(str(folder) for folder in folders),
-        fix=f"get {_URL}{WEIGHT_FILES[0]} and put it into {folders[0]}, or name the file: --weights PATH",
+def _published() -> PublishedWeights:
+    return PublishedWeights(
+        network="the FID network",
+        names=WEIGHT_FILES,
+        sha256_prefix=SHA256_PREFIX,
+        url=_URL,
+        option="--weights",
+        else_note="torchvision's own Inception is another network",
     )
+
+
+def find_weights(path: str | Path | None = None) -> Path:
+    """Returns the weights file; see `PublishedWeights.find`."""
+    return _published().find(path)
 
 
 def load_inception(
@@ -174,15 +168,7 @@ def _read(weights: str | Path | None) -> tuple[dict[str, Tensor], str, str]:
             where=str(path),
             fix=f"use {WEIGHT_FILES[0]}: the same network",
         )
-    if not path.is_file():
-        raise DataError(f"no such file '{path.name}'", where=str(path.parent), fix=f"name the file {WEIGHT_FILES[0]}")
-    digest = file_sha256(path)
-    if not digest.startswith(SHA256_PREFIX):
-        raise DataError(
-            f"'{path.name}' is not the FID network: sha256 {digest[:12]}…, expected {SHA256_PREFIX}…",
-            where=str(path),
-            fix=f"get {_URL}{WEIGHT_FILES[0]}; torchvision's own Inception is another network",
-        )
+    digest = _published().check(path)
     return read_state(path), digest, str(path)
 
 

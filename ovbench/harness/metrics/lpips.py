@@ -20,12 +20,12 @@ from torch import Tensor
 from ovbench._base.errors import DataError, DependencyError
 from ovbench._base.fingerprint import file_sha256
 from ovbench._base.lazy import require
-from ovbench._base.paths import cache_dir
 from ovbench._base.seeding import numpy_generator
 from ovbench.encoders.modeling.frozen import check_device
 from ovbench.encoders.modeling.sources import read_state
 from ovbench.encoders.modeling.weights_file import check_finite, refuse_misfit
 from ovbench.harness.metrics.inception_weights import RANDOM, full_float32, state_sha256
+from ovbench.harness.metrics.published_weights import PublishedWeights
 from ovbench.harness.metrics.reconstruction import Images, Layout, check_pairs
 
 SHA256_PREFIX = "397923af"
@@ -81,23 +81,20 @@ class Lpips:
         return torch.cat(parts).numpy()
 
 
-def find_weights(path: str | Path | None = None) -> Path:
-    """Returns the file of VGG16: the one that was named, else one in ovbench's cache or in torch hub's folder.
-
-    Raises:
-        DataError: There is none.
-    """
-    if path is not None:
-        return Path(path).expanduser()
-    folders = (cache_dir() / "weights", Path(torch.hub.get_dir()) / "checkpoints")
-    for folder in folders:
-        if (folder / WEIGHTS_FILE).is_file():
-            return folder / WEIGHTS_FILE
-    raise DataError(
-        f"the weights of LPIPS' network are not on this machine: '{WEIGHTS_FILE}' (sha256 begins with {SHA256_PREFIX})",
-        where=" or ".join(str(folder) for folder in folders),
-        fix=f"get {_URL}{WEIGHTS_FILE} and put it into {folders[0]}, or name the file: --lpips-weights PATH",
+def _published() -> PublishedWeights:
+    return PublishedWeights(
+        network="the VGG16 of LPIPS",
+        names=(WEIGHTS_FILE,),
+        sha256_prefix=SHA256_PREFIX,
+        url=_URL,
+        option="--lpips-weights",
+        else_note="another VGG16 gives other values",
     )
+
+
+def find_weights(path: str | Path | None = None) -> Path:
+    """Returns the file of VGG16; see `PublishedWeights.find`."""
+    return _published().find(path)
 
 
 def load_lpips(weights: str | Path | None = None, *, device: str = "cpu") -> Lpips:
@@ -125,7 +122,7 @@ def load_lpips(weights: str | Path | None = None, *, device: str = "cpu") -> Lpi
     shapes = {wanted[key]: tuple(value.shape) for key, value in network.state_dict().items()}
     if trained:
         path = find_weights(weights)
-        digest, where = _check_file(path), str(path)
+        digest, where = _published().check(path), str(path)
         state = read_state(path)
     else:
         state = _random_state({key: shape for key, shape in shapes.items() if key.startswith("features.")})
@@ -152,20 +149,6 @@ def _published_key(key: str) -> str:
             return f"lin{number}.{rest}"
         case _:
             return key
-
-
-def _check_file(path: Path) -> str:
-    """Returns the digest of the file, which must be the published one's."""
-    if not path.is_file():
-        raise DataError(f"no such file '{path.name}'", where=str(path.parent), fix=f"name the file {WEIGHTS_FILE}")
-    digest = file_sha256(path)
-    if not digest.startswith(SHA256_PREFIX):
-        raise DataError(
-            f"'{path.name}' is not the VGG16 of LPIPS: sha256 {digest[:12]}…, expected {SHA256_PREFIX}…",
-            where=str(path),
-            fix=f"get {_URL}{WEIGHTS_FILE}; another VGG16 gives other values",
-        )
-    return digest
 
 
 def _heads(library: Any) -> dict[str, Tensor]:
