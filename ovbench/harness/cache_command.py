@@ -38,22 +38,24 @@ def cache_rows(action: str, cache_folder: Path) -> list[dict[str, Any]]:
     if action == "verify":
         return _verify(cache, references)
     if action == "gc":
-        freed = cache.collect() + references.collect()
-        kept = cache.size_bytes() + sum(map(references.size_bytes, references.all_keys()))
-        return [{"freed_bytes": freed, "kept_bytes": kept, "bound_bytes": cache.max_bytes}]
+        bound = cache.max_bytes
+        rows = [{"what": "features", "freed_bytes": cache.collect(), "kept_bytes": cache.size_bytes()}]
+        freed, keys = references.collect(), references.all_keys()
+        rows.append({"what": "references", "freed_bytes": freed, "kept_bytes": sum(map(references.size_bytes, keys))})
+        return [row | {"bound_bytes": bound} for row in rows]
     return [*_features(cache), *_references(references)]
 
 
 def _verify(cache: FeatureCache, references: ReferenceStore) -> list[dict[str, Any]]:
-    num_shards, faults = cache.verify()
-    total = {"shard": "all", "state": f"{num_shards - len(faults)} sound, {len(faults)} damaged"}
+    num_checked, faults = cache.verify()
     rows = [{"shard": name, "state": fault} for name, fault in faults.items()]
     for key in references.all_keys():
         with references.locked(key):
+            num_checked += 1
             if (fault := references.fault(key)) is not None:
                 references.remove(key)
                 rows.append({"shard": f"references/{key}", "state": fault})
-    return [*rows, total]
+    return [*rows, {"shard": "all", "state": f"{num_checked - len(rows)} sound, {len(rows)} damaged"}]
 
 
 def _features(cache: FeatureCache) -> list[dict[str, Any]]:
@@ -84,7 +86,7 @@ def _references(store: ReferenceStore) -> list[dict[str, Any]]:
                 "dtype": "float64",
                 "images": card.get("n", 0),
                 "bytes": store.size_bytes(key),
-                "used": utc(store.path(key).stat().st_mtime),
+                "used": utc(store.used(key)),
                 "in_use": store.in_use(key),
             }
         )

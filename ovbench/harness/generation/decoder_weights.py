@@ -22,9 +22,9 @@ from ovbench.encoders.modeling.weights_file import read_tensors, refuse_misfit
 from ovbench.harness.checkpoint import save_tensors
 from ovbench.harness.generation.decoder import ViTDecoder
 from ovbench.harness.generation.decoder_config import DECODERS, DecoderConfig, square_side
+from ovbench.harness.generation.official_state import unwrapped
 
 Weights = Literal["ema", "model"]
-_WRAPPERS = {"module", "_orig_mod"}  # of DistributedDataParallel and torch.compile
 _FIX = "name a decoder's model.pt, or a checkpoint of RAE's stage 1"
 
 
@@ -71,7 +71,7 @@ def read_decoder_state(path: Path, *, weights: Weights = "ema") -> DecoderState:
         document, origin = document[weights], weights
     elif isinstance(document.get("state_dict"), Mapping):
         document = document["state_dict"]
-    tensors = _unwrapped(document, path)
+    tensors = unwrapped(document, path, fix=_FIX)
     own = {key: value for key, value in tensors.items() if key.startswith("decoder.")}
     if own and "decoder_embed.weight" not in tensors:
         tensors = {key.removeprefix("decoder."): value for key, value in own.items()}
@@ -86,23 +86,6 @@ def read_decoder_state(path: Path, *, weights: Weights = "ema") -> DecoderState:
             fix="read its folder, with config.json, by diffusers_rae.import_folder",
         )
     return DecoderState(tensors=tensors, origin=origin or "decoder")
-
-
-def _unwrapped(document: Mapping[object, object], path: Path) -> dict[str, Tensor]:
-    """Returns tensors by name without the prefixes of wrappers."""
-    tensors: dict[str, Tensor] = {}
-    for key, value in document.items():
-        if not isinstance(value, Tensor):
-            raise DataError(
-                f"'{path.name}' is not a dictionary of tensors: '{key}' is a {type(value).__name__}",
-                where=str(path),
-                fix=_FIX,
-            )
-        name = ".".join(part for part in str(key).split(".") if part not in _WRAPPERS)
-        if name in tensors:
-            raise DataError(f"'{path.name}' holds two tensors for '{name}'", where=str(path), fix=_FIX)
-        tensors[name] = value
-    return tensors
 
 
 def config_of(tensors: Mapping[str, Tensor], *, num_heads: int | None = None, where: str) -> DecoderConfig:

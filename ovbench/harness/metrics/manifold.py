@@ -202,7 +202,7 @@ def precision_recall(
     if reference_radii is None or used != "float32":
         ref_radii = _radii(ref, k)
     else:
-        ref_radii = torch.asas_rows(reference_radii, dtype=torch.float32, device=gen_radii.device)
+        ref_radii = torch.as_tensor(reference_radii, dtype=torch.float32, device=gen_radii.device)
         if ref_radii.shape != (len(ref),):
             raise DataError(f"{list(ref_radii.shape)} radii of {len(ref)} rows", where="reference_radii")
     held_generated = torch.zeros(len(gen), dtype=torch.bool, device=ref_radii.device)

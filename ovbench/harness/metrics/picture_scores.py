@@ -214,7 +214,16 @@ class _Work:
         score = ScoredMetric(
             spec=spec_of(metric, self.info), group=None, value=value, n=self.generated.count, interval=interval
         )
-        return PictureScore(metric=metric, score=score, num_reference=num_reference, how=how, warnings=tuple(warnings))
+        network = f"resize {self.info.resize}" + ("" if self.info.trained else ", UNTRAINED network")
+        return PictureScore(
+            metric=metric,
+            score=score,
+            num_reference=num_reference,
+            how=f"{network}; {how}",
+            details=details or {},
+            warnings=tuple(warnings),
+            without_block=without_block,
+        )
 
     def _undefined(self, metric: str, reason: str) -> PictureScore:
         score = undefined(spec_of(metric, self.info), None, self.generated.count, reason)

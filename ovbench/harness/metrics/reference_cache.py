@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,13 +22,7 @@ from ovbench.harness.metrics.collect import Progress, collect
 from ovbench.harness.metrics.extractors import Extractor
 from ovbench.harness.metrics.image_sources import ImageSource
 from ovbench.harness.metrics.manifold import squared_radii
-from ovbench.harness.metrics.references import (
-    Purpose,
-    Reference,
-    features_path,
-    read_reference,
-    write_reference,
-)
+from ovbench.harness.metrics.references import Purpose, Reference, read_reference, write_reference
 
 FOLDER = "references"  # below the folder of the whole cache
 _CARD = "card.json"
@@ -120,13 +116,27 @@ class ReferenceStore:
         return self.root / key / "statistics.npz"
 
     def all_keys(self) -> list[str]:
-        """Returns all keys, the least recently used first."""
-        paths = list(self.root.glob("*/statistics.npz")) if self.root.is_dir() else []
-        return [path.parent.name for path in sorted(paths, key=lambda path: (path.stat().st_mtime, path))]
+        """Returns the keys of all finished references, the least recently used first."""
+        used: list[tuple[float, str]] = []
+        for path in self.root.glob("*/statistics.npz") if self.root.is_dir() else ():
+            with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+                used.append((path.stat().st_mtime, path.parent.name))
+        return [key for _, key in sorted(used)]
 
     def size_bytes(self, key: str) -> int:
-        """Returns what one reference takes."""
-        return sum(path.stat().st_size for path in (self.root / key).iterdir() if path.is_file())
+        """Returns what one reference takes, with what a killed process left beside it."""
+        total = 0
+        for path in (self.root / key).iterdir() if (self.root / key).is_dir() else ():
+            with contextlib.suppress(FileNotFoundError):
+                total += path.stat().st_size
+        return total
+
+    def used(self, key: str) -> float:
+        """Returns when a reference was last used, in seconds since the epoch; 0 where it is gone."""
+        try:
+            return self.path(key).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
 
     def read(self, key: str) -> Reference | None:
         """Returns a reference that is there; a damaged one is said, removed and missing."""
@@ -138,7 +148,8 @@ class ReferenceStore:
             _log.warning("a cached reference is damaged and is made again: %s", fault)
             self.remove(key)
             return None
-        path.touch()
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(path)
         return found
 
     def fault(self, key: str) -> str | None:
@@ -174,22 +185,47 @@ class ReferenceStore:
         self.collect(keep=key)
 
     def remove(self, key: str) -> None:
-        """Removes one reference."""
-        path = self.path(key)
-        for part in (path, features_path(path), path.with_name(_CARD)):
-            part.unlink(missing_ok=True)
+        """Removes one reference; whoever uses it has its files open or mapped, and keeps them."""
+        for path in (self.root / key).iterdir() if (self.root / key).is_dir() else ():
+            if path.name != ".lock":
+                path.unlink(missing_ok=True)
 
     def collect(self, *, keep: str | None = None) -> int:
-        """Removes the least recently used references above the bound, and returns the bytes freed."""
+        """Removes what killed processes left and the least recently used references above the bound; returns the bytes.
+
+        References that a process is making or reading are left alone.
+        """
+        freed = self._remove_leftovers(keep)
         sizes = {key: self.size_bytes(key) for key in self.all_keys()}
-        freed, excess = 0, sum(sizes.values()) - self.max_bytes
+        excess = sum(sizes.values()) - self.max_bytes
+        removed = 0
         for key, size in sizes.items():
-            if freed >= excess:
+            if removed >= excess:
                 break
-            if key != keep:
-                # Contract: whoever uses it has the files open or mapped, and keeps them.
+            if key != keep and self._remove_idle(key):
+                removed += size
+        return freed + removed
+
+    def _remove_idle(self, key: str) -> bool:
+        try:
+            with folder_lock(self.root / key):
                 self.remove(key)
-                freed += size
+                return True
+        except RecordError:
+            return False
+
+    def _remove_leftovers(self, keep: str | None) -> int:
+        """Removes temporary files, features without statistics and empty folders; returns the bytes freed."""
+        freed = 0
+        for folder in sorted(self.root.iterdir()) if self.root.is_dir() else ():
+            if not folder.is_dir() or folder.name == keep or self.in_use(folder.name):
+                continue
+            before = self.size_bytes(folder.name)
+            for path in folder.glob(".*.tmp"):
+                path.unlink(missing_ok=True)
+            if not self.path(folder.name).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+            freed += before - self.size_bytes(folder.name)
         return freed
 
 
@@ -232,6 +268,9 @@ def _make(
         source_sha256=source.report.pixels_sha256,
         features=features.rows[info.pool],
         notes=tuple(source.report.warnings()),
+        size_px=source.report.size,
+        num_distinct=source.report.num_distinct,
+        left_out=tuple(str(entry) for entry in source.report.bad),
     )
     return reference, found.num_computed, found.seconds
 

@@ -6,6 +6,7 @@ They are never mixed with what they do not fit. Written is ovbench's own format 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ import numpy as np
 
 from ovbench import __version__
 from ovbench._base.errors import ConfigError, DataError
-from ovbench._base.files import atomic_file, atomic_write_bytes
+from ovbench._base.files import atomic_file, atomic_write_bytes, writing
 from ovbench._base.fingerprint import file_sha256
 from ovbench.encoders.modeling.sources import read_state
 from ovbench.harness.metrics.archives import open_zip, read_array, read_array_header
@@ -74,6 +75,9 @@ class Reference:
     radii_k3: np.ndarray | None = field(default=None, repr=False)  # [N] float32, squared, ADM's; of those features
     radii_tile: int = 0  # side of the tiles that gave those radii; 0: not known (manifold.tile_size)
     notes: tuple[str, ...] = ()  # what was found wrong with the pictures: duplicates, pictures that were left out
+    size_px: tuple[int, int] | None = None  # (height, width) of the pictures
+    num_distinct: int | None = None  # of the pictures
+    left_out: tuple[str, ...] = ()  # pictures that could not be used
 
     def __post_init__(self) -> None:
         check_gaussian(self.pool, where=f"{self.name}: mu, sigma")
@@ -238,6 +242,11 @@ def _own_fields(archive: zipfile.ZipFile, names: set[str], path: Path, name: str
     fields |= {"layout": "ovbench", "n": count or None, "name": name or text("name") or path.stem}
     if notes := text("notes"):
         fields["notes"] = tuple(notes.splitlines())
+    if left_out := text("left_out"):
+        fields["left_out"] = tuple(left_out.splitlines())
+    if "size_px" in names:
+        height, width = read_array(archive, "size_px").tolist()
+        fields |= {"size_px": (int(height), int(width)), "num_distinct": int(read_array(archive, "num_distinct"))}
     if "radii_k3" in names:
         fields["radii_tile"] = int(read_array(archive, "radii_tile")) if "radii_tile" in names else 0
         fields["radii_k3"] = radii = read_array(archive, "radii_k3")
@@ -299,24 +308,53 @@ def write_reference(path: Path, reference: Reference) -> None:
         arrays |= {"mu_s": reference.spatial.mu, "sigma_s": reference.spatial.sigma}
     if reference.radii_k3 is not None:
         arrays |= {"radii_k3": reference.radii_k3.astype(np.float32), "radii_tile": np.int64(reference.radii_tile)}
-    if reference.notes:
-        arrays["notes"] = "\n".join(reference.notes)
-    if reference.features is not None:
-        arrays["features_sha256"] = _write_features(features_path(path), reference.features)
+    for key in ("notes", "left_out"):
+        if lines := getattr(reference, key):
+            arrays[key] = "\n".join(" ".join(line.split()) for line in lines)
+    if reference.size_px is not None and reference.num_distinct is not None:
+        arrays |= {
+            "size_px": np.array(reference.size_px, dtype=np.int64),
+            "num_distinct": np.int64(reference.num_distinct),
+        }
+    if reference.features is None:
+        atomic_write_bytes(path, _packed(arrays))
+        return
+    beside = features_path(path)
+    new, old = (beside.with_name(f".{beside.name}.{word}.tmp") for word in ("new", "old"))
+    try:
+        with atomic_file(new) as temporary:
+            arrays["features_sha256"] = _write_features(temporary, reference.features)
+        # Contract: statistics and features are replaced together; where the second fails, the earlier pair comes back.
+        with writing(path):
+            if beside.exists():
+                os.replace(beside, old)
+            try:
+                os.replace(new, beside)
+                atomic_write_bytes(path, _packed(arrays))
+            except BaseException:
+                beside.unlink(missing_ok=True)
+                if old.exists():
+                    old.rename(beside)
+                raise
+    finally:
+        for left in (new, old):
+            left.unlink(missing_ok=True)
+
+
+def _packed(arrays: Mapping[str, Any]) -> bytes:
     stream = BytesIO()
     np.savez(stream, **cast(dict[str, Any], {key: np.asarray(value) for key, value in arrays.items()}))
-    atomic_write_bytes(path, stream.getvalue())
+    return stream.getvalue()
 
 
 def _write_features(path: Path, features: np.ndarray) -> str:
     """Writes features as float32 in pieces, so that they are never in memory twice; returns the file's sha256."""
-    with atomic_file(path) as temporary:
-        with temporary.open("wb") as stream:
-            header = {"descr": "<f4", "fortran_order": False, "shape": features.shape}
-            np.lib.format.write_array_header_1_0(stream, header)
-            for start in range(0, len(features), _ROWS_AT_ONCE):
-                stream.write(np.ascontiguousarray(features[start : start + _ROWS_AT_ONCE], dtype="<f4").tobytes())
-        return file_sha256(temporary)
+    with path.open("wb") as stream:
+        header = {"descr": "<f4", "fortran_order": False, "shape": features.shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for start in range(0, len(features), _ROWS_AT_ONCE):
+            stream.write(np.ascontiguousarray(features[start : start + _ROWS_AT_ONCE], dtype="<f4").tobytes())
+    return file_sha256(path)
 
 
 _OTHER: Mapping[str, str] = {

@@ -170,15 +170,16 @@ def test_the_cache_command_shows_verifies_and_removes_references(
     row = next(row for row in cache_rows("ls", tmp_path) if row["view"].startswith("reference"))
     assert (row["encoder"], row["view"], row["images"], row["in_use"]) == ("toy", "reference real", 30, False)
     assert row["bytes"] > 1000
-    assert cache_rows("verify", tmp_path)[-1]["state"] == "1 sound, 0 damaged"
+    assert cache_rows("verify", tmp_path)[-1]["state"] == "2 sound, 0 damaged"
     (statistics,) = (tmp_path / REFERENCES).glob("*/statistics.npz")
     statistics.write_bytes(b"PK")
-    damaged = cache_rows("verify", tmp_path)[0]
+    damaged, total = cache_rows("verify", tmp_path)
     assert damaged["shard"].startswith("references/")
+    assert total["state"] == "1 sound, 1 damaged"
     assert not statistics.exists()
     ask(folder)
     monkeypatch.setenv("OVBENCH_FEATURE_CACHE_GB", "0")
-    assert cache_rows("gc", tmp_path)[0]["freed_bytes"] > 1000
+    assert cache_rows("gc", tmp_path)[1]["freed_bytes"] > 1000
     assert cache_rows("ls", tmp_path) == []
 
 
@@ -186,3 +187,42 @@ def test_one_picture_is_no_reference(tmp_path: Path, ask: Ask) -> None:
     with pytest.raises(DataError, match="at least 2 rows"):
         ask(write_folder(tmp_path / "one", IMAGES[:1]))
     assert not list((tmp_path / REFERENCES).glob("*/*.npz"))
+
+
+def test_what_a_killed_process_left_is_removed(folder: Path, ask: Ask, tmp_path: Path) -> None:
+    ask(folder)
+    store = ReferenceStore(tmp_path / REFERENCES, max_bytes=2**26)
+    (key,) = store.all_keys()
+    (store.root / key / ".statistics.npz.x.tmp").write_bytes(bytes(1000))
+    orphan = store.root / "orphan"
+    orphan.mkdir()
+    (orphan / "statistics.features.npy").write_bytes(bytes(5000))
+    assert store.collect() >= 6000
+    assert not orphan.exists()
+    assert not list(store.root.rglob("*.tmp"))
+    assert ask(folder).cached
+
+
+def test_a_reference_in_use_is_not_removed(folder: Path, ask: Ask, tmp_path: Path) -> None:
+    ask(folder)
+    store = ReferenceStore(tmp_path / REFERENCES, max_bytes=0)
+    (key,) = store.all_keys()
+    with store.locked(key):
+        assert store.collect() == 0
+        assert store.all_keys() == [key]
+    assert store.collect() > 0
+    assert store.all_keys() == []
+
+
+def test_an_entry_that_vanishes_meanwhile_is_no_error(tmp_path: Path) -> None:
+    store = ReferenceStore(tmp_path, max_bytes=0)
+    assert store.size_bytes("gone") == 0
+    assert store.used("gone") == 0.0
+    store.remove("gone")
+
+
+def test_cold_and_cached_say_the_same_of_the_pictures(folder: Path, ask: Ask) -> None:
+    first, again = ask(folder).reference, ask(folder).reference
+    assert first.size_px == again.size_px == (16, 16)
+    assert first.num_distinct == again.num_distinct == 30
+    assert first.left_out == again.left_out == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -180,6 +181,44 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
     assert not list(tmp_path.iterdir())
     with pytest.raises(ConfigError, match="written as .npz"):
         write_reference(tmp_path / "a.json", own())
+
+
+@pytest.mark.parametrize("there_already", [False, True])
+@pytest.mark.parametrize("fails_at", [1, 2, 3, 4])
+def test_a_write_that_fails_in_the_middle_leaves_the_earlier_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there_already: bool, fails_at: int
+) -> None:
+    path, rows = tmp_path / "a.npz", np.random.default_rng(0).standard_normal((50, 6)).astype(np.float32)
+    if there_already:
+        write_reference(path, own(features=rows))
+    replace_file, calls = os.replace, [0]
+
+    def fail(source: Any, target: Any) -> None:
+        calls[0] += 1
+        if calls[0] == fails_at:
+            raise OSError(28, "No space left on device")
+        replace_file(source, target)
+
+    monkeypatch.setattr("os.replace", fail)
+    if fails_at == 4 and not there_already:  # one step fewer: nothing has to be moved out of the way
+        write_reference(path, own(features=rows + 1))
+    else:
+        with pytest.raises(ConfigError, match="no space left"):
+            write_reference(path, own(features=rows + 1))
+    monkeypatch.undo()
+    if there_already:
+        np.testing.assert_array_equal(read_reference(path).features, rows)
+        assert len(list(tmp_path.iterdir())) == 2
+    elif fails_at < 4:
+        assert not list(tmp_path.iterdir())
+
+
+def test_facts_of_the_pictures_are_kept(tmp_path: Path) -> None:
+    write_reference(
+        tmp_path / "a.npz", own(size_px=(32, 48), num_distinct=99, left_out=("a.png: grey", "b\nc.png: bad"))
+    )
+    found = read_reference(tmp_path / "a.npz")
+    assert (found.size_px, found.num_distinct, found.left_out) == ((32, 48), 99, ("a.png: grey", "b c.png: bad"))
 
 
 @pytest.mark.parametrize(
