@@ -6,13 +6,25 @@ Source: Chong & Forsyth, Effectively Unbiased FID and Inception Score and Where 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from ovbench._base.errors import DataError
-from ovbench.harness.metrics.frechet import FrechetCurve, Gaussian, frechet_between, gaussian, moments_of
+from ovbench.harness.metrics.frechet import Gaussian, frechet_between, gaussian, moments_of
 from ovbench.harness.metrics.moments import Features, check_count, check_features
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrechetCurve:
+    """The distance at several sizes of the generated set, and the line through them in 1/n."""
+
+    sizes: tuple[int, ...]
+    values: tuple[float, ...]
+    infinity: float  # intercept of the least-squares line at 1/n = 0
+    slope: float  # feature units squared, times images
+    seed: int
 
 
 def curve_sizes(num_generated: int, *, num_points: int = 15, start: int | None = None) -> tuple[int, ...]:

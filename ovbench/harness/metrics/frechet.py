@@ -330,14 +330,3 @@ def frechet_from_features(
     mean_term = float((mean1 - mean2).square().sum())
     traces = float(rows1.square().sum()), float(rows2.square().sum())
     return _result(mean_term, traces, root, "svd-of-data", (len(first), len(second)), dim)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FrechetCurve:
-    """The distance at several sizes of the generated set, and the line through them in 1/n."""
-
-    sizes: tuple[int, ...]
-    values: tuple[float, ...]
-    infinity: float  # intercept of the least-squares line at 1/n = 0
-    slope: float  # feature units squared, times images
-    seed: int

@@ -13,9 +13,9 @@ from ovbench.harness.metrics.cmmd import SCALE, SIGMA, embeddings
 from ovbench.harness.metrics.conventions import METRICS, Mode
 from ovbench.harness.metrics.extractors import ExtractorInfo
 from ovbench.harness.metrics.feature_sets import FeatureSet
-from ovbench.harness.metrics.fid_infinity import curve_against
-from ovbench.harness.metrics.frechet import FrechetCurve, frechet_between, gaussian, moments_of
+from ovbench.harness.metrics.fid_infinity import FrechetCurve, curve_against
 from ovbench.harness.metrics.frechet import Gaussian as Statistics
+from ovbench.harness.metrics.frechet import frechet_between, gaussian, moments_of
 from ovbench.harness.metrics.inception_score import adm_splits, is_adm, is_tf, score_without_blocks, tf_splits
 from ovbench.harness.metrics.interval import no_interval, wilson_interval
 from ovbench.harness.metrics.jackknife import (
