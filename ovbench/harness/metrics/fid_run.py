@@ -14,6 +14,7 @@ from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.paths import cache_dir, feature_cache_bytes
 from ovbench.harness.events import Listener, Reporter, ignore
 from ovbench.harness.feature_cache import FOLDER, FeatureCache
+from ovbench.harness.metrics.against import Against
 from ovbench.harness.metrics.collect import Collected, Progress, collect
 from ovbench.harness.metrics.conventions import METRICS
 from ovbench.harness.metrics.extractors import Extractor
@@ -25,7 +26,7 @@ from ovbench.harness.metrics.image_sources import ImageSource
 from ovbench.harness.metrics.jackknife import paired_mean_difference
 from ovbench.harness.metrics.manifold import tile_size
 from ovbench.harness.metrics.pair_scores import PairScores, check_pairing, score_pairs
-from ovbench.harness.metrics.picture_scores import Against, PictureScore, Settings, paired_score_difference, score_sets
+from ovbench.harness.metrics.picture_scores import PictureScore, Settings, paired_score_difference, score_sets
 from ovbench.harness.metrics.reference_cache import FoundReference, reference_of
 from ovbench.harness.metrics.references import Purpose, Reference, check_match, write_reference
 from ovbench.results.provenance import utc

@@ -6,16 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
+from ovbench.harness.metrics.against import Against, Statistics, checked
 from ovbench.harness.metrics.base import Interval, MetricSpec, ScoredMetric, undefined
 from ovbench.harness.metrics.cmmd import SCALE, SIGMA, embeddings
 from ovbench.harness.metrics.conventions import METRICS, Mode
 from ovbench.harness.metrics.extractors import ExtractorInfo
 from ovbench.harness.metrics.feature_sets import FeatureSet
 from ovbench.harness.metrics.fid_infinity import FrechetCurve, curve_against
-from ovbench.harness.metrics.frechet import Gaussian as Statistics
-from ovbench.harness.metrics.frechet import frechet_between, gaussian, moments_of
+from ovbench.harness.metrics.frechet import frechet_between
 from ovbench.harness.metrics.inception_score import adm_splits, is_adm, is_tf, score_without_blocks, tf_splits
 from ovbench.harness.metrics.interval import no_interval, wilson_interval
 from ovbench.harness.metrics.jackknife import (
@@ -41,7 +40,6 @@ from ovbench.harness.metrics.manifold import (
     tile_size,
 )
 from ovbench.harness.metrics.moments import Features
-from ovbench.harness.metrics.references import Gaussian, Reference
 from ovbench.results.quantile import t_quantile
 
 PRECISION_K, DENSITY_K = 3, 5
@@ -59,24 +57,6 @@ class PictureScore:
     details: Mapping[str, float | int | str] = field(default_factory=dict)  # of the computation: bias, spread, method …
     warnings: tuple[str, ...] = ()
     without_block: np.ndarray | None = field(default=None, repr=False)  # the values of its jackknife, [blocks]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Against:
-    """What generated pictures are compared with."""
-
-    stats: Reference
-    rows: np.ndarray | None = field(repr=False)  # [N, D] of its pictures; None: there are none, or they are not needed
-    pool: Statistics = field(repr=False)
-    spatial: Statistics | None = field(repr=False)
-
-    @classmethod
-    def of(cls, stats: Reference, rows: np.ndarray | None, device: torch.device) -> Against:
-        """Returns a reference whose statistics were checked, and are decomposed once for all scores."""
-        # ADM's file holds a part of the pictures alone, whose rows are then not those of mu and sigma.
-        own = rows if rows is not None and stats.n == len(rows) else None
-        spatial = None if stats.spatial is None else checked(stats.spatial, stats.n, device)
-        return cls(stats=stats, rows=rows, pool=checked(stats.pool, stats.n, device, own), spatial=spatial)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,13 +133,6 @@ def score_sets(
         if progress is not None:
             progress(done + 1, len(metrics))
     return Scored(scores=tuple(scores), curve=work.curve)
-
-
-def checked(reference: Gaussian, n: int | None, device: torch.device, rows: np.ndarray | None = None) -> Statistics:
-    """Returns statistics ready for several scores; from the rows themselves where there are fewer than dimensions."""
-    if rows is not None and len(rows) <= reference.dim:
-        return moments_of(rows, "reference", device)
-    return gaussian(reference.mu, reference.sigma, n, "reference", device)
 
 
 class _Work:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ovbench.harness.metrics.against import Against
 from ovbench.harness.metrics.cmmd import cmmd
 from ovbench.harness.metrics.conventions import METRICS, MODES
 from ovbench.harness.metrics.feature_sets import FeatureAccumulator, FeatureSet
@@ -18,7 +19,7 @@ from ovbench.harness.metrics.inception_score import is_adm, is_tf
 from ovbench.harness.metrics.jackknife import block_rows, jackknife_frechet, paired_frechet_difference
 from ovbench.harness.metrics.kid import kid_full, kid_subsets
 from ovbench.harness.metrics.manifold import density_coverage, precision_recall, squared_radii, tile_size
-from ovbench.harness.metrics.picture_scores import Against, PictureScore, Settings, paired_score_difference, score_sets
+from ovbench.harness.metrics.picture_scores import PictureScore, Settings, paired_score_difference, score_sets
 from ovbench.harness.metrics.references import Gaussian, Reference
 
 from .picture_sets import pictures, toy_extractor, toy_rows
