@@ -38,11 +38,9 @@ def cache_rows(action: str, cache_folder: Path) -> list[dict[str, Any]]:
     if action == "verify":
         return _verify(cache, references)
     if action == "gc":
-        bound = cache.max_bytes
-        rows = [{"what": "features", "freed_bytes": cache.collect(), "kept_bytes": cache.size_bytes()}]
-        freed, keys = references.collect(), references.all_keys()
-        rows.append({"what": "references", "freed_bytes": freed, "kept_bytes": sum(map(references.size_bytes, keys))})
-        return [row | {"bound_bytes": bound} for row in rows]
+        features = {"what": "features", "freed_bytes": cache.collect(), "kept_bytes": cache.size_bytes()}
+        made = {"what": "references", "freed_bytes": references.collect(), "kept_bytes": references.total_bytes()}
+        return [row | {"bound_bytes": cache.max_bytes} for row in (features, made)]  # each has the bound for itself
     return [*_features(cache), *_references(references)]
 
 
@@ -51,6 +49,8 @@ def _verify(cache: FeatureCache, references: ReferenceStore) -> list[dict[str, A
     rows = [{"shard": name, "state": fault} for name, fault in faults.items()]
     for key in references.all_keys():
         with references.locked(key):
+            if not references.path(key).is_file():
+                continue  # another process has removed it meanwhile
             num_checked += 1
             if (fault := references.fault(key)) is not None:
                 references.remove(key)
@@ -77,7 +77,9 @@ def _features(cache: FeatureCache) -> list[dict[str, Any]]:
 def _references(store: ReferenceStore) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for key in store.all_keys():
-        card = store.card(key)
+        card, used = store.card(key), store.used(key)
+        if not used:
+            continue  # another process has removed it meanwhile
         rows.append(
             {
                 "namespace": key[:16],
@@ -86,7 +88,7 @@ def _references(store: ReferenceStore) -> list[dict[str, Any]]:
                 "dtype": "float64",
                 "images": card.get("n", 0),
                 "bytes": store.size_bytes(key),
-                "used": utc(store.used(key)),
+                "used": utc(used),
                 "in_use": store.in_use(key),
             }
         )

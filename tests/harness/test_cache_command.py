@@ -10,6 +10,8 @@ import torch
 from ovbench._base.errors import ConfigError
 from ovbench.harness.cache_command import cache_rows
 from ovbench.harness.feature_cache import FOLDER, FeatureCache
+from ovbench.harness.metrics.reference_cache import FOLDER as REFERENCES
+from ovbench.harness.metrics.reference_cache import ReferenceStore
 
 
 @pytest.fixture
@@ -50,6 +52,18 @@ def test_gc_keeps_to_the_bound(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert features["freed_bytes"] > 0
     assert features["bound_bytes"] == 0
     assert cache_rows("ls", folder) == []
+
+
+def test_gc_says_what_is_kept_of_each_and_counts_unfinished_references(folder: Path) -> None:
+    store = ReferenceStore(folder / REFERENCES, max_bytes=0)
+    with store.locked("making"):
+        (store.root / "making" / "statistics.features.npy").write_bytes(bytes(700))
+        features, references = cache_rows("gc", folder)
+    assert features["kept_bytes"] == FeatureCache(folder / FOLDER, max_bytes=0).size_bytes() > 0
+    assert (references["freed_bytes"], references["kept_bytes"]) == (0, 700)
+    assert features["bound_bytes"] == references["bound_bytes"] > 0
+    _, references = cache_rows("gc", folder)
+    assert (references["freed_bytes"], references["kept_bytes"]) == (700, 0)
 
 
 def test_a_card_that_is_damaged_does_not_hide_the_namespace(folder: Path) -> None:

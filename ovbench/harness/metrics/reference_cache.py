@@ -6,26 +6,26 @@ The key is of names, sizes and times of change, so that a reference that was use
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ovbench._base.errors import OvbenchError, RecordError
-from ovbench._base.files import folder_lock, read_json, write_json
+from ovbench._base.errors import OvbenchError
+from ovbench._base.files import make_dir, read_json, write_json, writing
 from ovbench._base.fingerprint import fingerprint
 from ovbench.harness.feature_cache import FeatureCache
 from ovbench.harness.metrics.collect import Progress, collect
 from ovbench.harness.metrics.extractors import Extractor
 from ovbench.harness.metrics.image_sources import ImageSource
 from ovbench.harness.metrics.manifold import squared_radii
-from ovbench.harness.metrics.references import Purpose, Reference, read_reference, write_reference
+from ovbench.harness.metrics.references import Purpose, Reference, check_statistics, read_reference, write_reference
 
 FOLDER = "references"  # below the folder of the whole cache
-_CARD = "card.json"
+_CARD, _LOCK = "card.json", ".lock"
 _log = logging.getLogger(__name__)
 
 
@@ -107,9 +107,11 @@ class ReferenceStore:
     def __init__(self, root: Path, *, max_bytes: int) -> None:
         self.root, self.max_bytes = root, max_bytes
 
-    def locked(self, key: str) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def locked(self, key: str) -> Iterator[None]:
         """Holds the lock of one reference, waiting for it."""
-        return folder_lock(self.root / key, wait=True, purpose="process")
+        with _hold(self.root / key, wait=True):
+            yield
 
     def path(self, key: str) -> Path:
         """Returns where the statistics of a reference are."""
@@ -117,19 +119,24 @@ class ReferenceStore:
 
     def all_keys(self) -> list[str]:
         """Returns the keys of all finished references, the least recently used first."""
-        used: list[tuple[float, str]] = []
-        for path in self.root.glob("*/statistics.npz") if self.root.is_dir() else ():
-            with contextlib.suppress(FileNotFoundError):  # another process has just removed it
-                used.append((path.stat().st_mtime, path.parent.name))
-        return [key for _, key in sorted(used)]
+        used = {key: self.used(key) for key in self._all_folders()}
+        return sorted((key for key, when in used.items() if when), key=lambda key: (used[key], key))
+
+    def _all_folders(self) -> list[str]:
+        """Returns the keys of all folders, those without a finished reference included."""
+        return sorted(path.name for path in _entries(self.root) if path.is_dir())
 
     def size_bytes(self, key: str) -> int:
         """Returns what one reference takes, with what a killed process left beside it."""
         total = 0
-        for path in (self.root / key).iterdir() if (self.root / key).is_dir() else ():
-            with contextlib.suppress(FileNotFoundError):
+        for path in _entries(self.root / key):
+            with contextlib.suppress(FileNotFoundError):  # another process has just removed it
                 total += path.stat().st_size
         return total
+
+    def total_bytes(self) -> int:
+        """Returns what all references take, unfinished ones included."""
+        return sum(map(self.size_bytes, self._all_folders()))
 
     def used(self, key: str) -> float:
         """Returns when a reference was last used, in seconds since the epoch; 0 where it is gone."""
@@ -172,61 +179,122 @@ class ReferenceStore:
 
     def in_use(self, key: str) -> bool:
         """Returns whether a process is making or reading it."""
-        try:
-            with folder_lock(self.root / key):
-                return False
-        except RecordError:
-            return True
+        with _hold(self.root / key, wait=False) as held:
+            return not held and (self.root / key).is_dir()
 
     def write(self, key: str, reference: Reference) -> None:
-        """Stores a reference, and removes the least recently used ones above the bound."""
+        """Stores a reference, and removes the least recently used ones above the bound; the caller holds its lock."""
+        self._remove_temporaries(key)
         write_reference(self.path(key), reference)
         write_json(self.root / key / _CARD, reference.describe)
         self.collect(keep=key)
 
     def remove(self, key: str) -> None:
-        """Removes one reference; whoever uses it has its files open or mapped, and keeps them."""
-        for path in (self.root / key).iterdir() if (self.root / key).is_dir() else ():
-            if path.name != ".lock":
+        """Removes one reference, whose lock the caller holds; who has its files open or mapped keeps them."""
+        for path in _entries(self.root / key):
+            if path.name != _LOCK and not path.is_dir():
                 path.unlink(missing_ok=True)
 
     def collect(self, *, keep: str | None = None) -> int:
         """Removes what killed processes left and the least recently used references above the bound; returns the bytes.
 
         References that a process is making or reading are left alone.
+
+        Args:
+            keep: A reference whose lock the caller holds; it stays.
         """
-        freed = self._remove_leftovers(keep)
-        sizes = {key: self.size_bytes(key) for key in self.all_keys()}
-        excess = sum(sizes.values()) - self.max_bytes
-        removed = 0
-        for key, size in sizes.items():
-            if removed >= excess:
+        freed = sum(self._remove_leftovers(key) for key in self._all_folders() if key != keep)
+        excess = self.total_bytes() - self.max_bytes
+        for key in self.all_keys():
+            if excess <= 0:
                 break
-            if key != keep and self._remove_idle(key):
-                removed += size
-        return freed + removed
-
-    def _remove_idle(self, key: str) -> bool:
-        try:
-            with folder_lock(self.root / key):
-                self.remove(key)
-                return True
-        except RecordError:
-            return False
-
-    def _remove_leftovers(self, keep: str | None) -> int:
-        """Removes temporary files, features without statistics and empty folders; returns the bytes freed."""
-        freed = 0
-        for folder in sorted(self.root.iterdir()) if self.root.is_dir() else ():
-            if not folder.is_dir() or folder.name == keep or self.in_use(folder.name):
-                continue
-            before = self.size_bytes(folder.name)
-            for path in folder.glob(".*.tmp"):
-                path.unlink(missing_ok=True)
-            if not self.path(folder.name).is_file():
-                shutil.rmtree(folder, ignore_errors=True)
-            freed += before - self.size_bytes(folder.name)
+            if key != keep:
+                removed = self._evict(key)
+                freed, excess = freed + removed, excess - removed
         return freed
+
+    def _evict(self, key: str) -> int:
+        """Removes one reference that no process uses; returns the bytes freed."""
+        with _hold(self.root / key, wait=False) as held:
+            if not held:
+                return 0
+            before = self.size_bytes(key)
+            self._remove_folder(key)
+            return before - self.size_bytes(key)
+
+    def _remove_leftovers(self, key: str) -> int:
+        """Removes temporary files, or the whole folder where no statistics are in it; returns the bytes freed."""
+        with _hold(self.root / key, wait=False) as held:
+            if not held:
+                return 0
+            before = self.size_bytes(key)
+            if self.path(key).is_file():
+                self._remove_temporaries(key)
+            else:
+                self._remove_folder(key)
+            return before - self.size_bytes(key)
+
+    def _remove_temporaries(self, key: str) -> None:
+        for path in _entries(self.root / key):
+            if path.suffix == ".tmp":
+                path.unlink(missing_ok=True)
+
+    def _remove_folder(self, key: str) -> None:
+        # Contract: the lock goes last: who takes a new one in its place finds an empty folder, not one that shrinks.
+        self.remove(key)
+        (self.root / key / _LOCK).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another process has just begun a new reference in it
+            (self.root / key).rmdir()
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Returns what is in a folder; nothing where it is gone."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+@contextlib.contextmanager
+def _hold(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Yields whether the lock of a folder is held; without waiting, a folder that is gone is not made again.
+
+    Trap: a folder goes together with its lock, so a lock counts only while its file is still the one at its path.
+    """
+    path = folder / _LOCK
+    while True:
+        if wait:
+            make_dir(folder.parent)
+            with writing(path), contextlib.suppress(FileExistsError, FileNotFoundError):
+                folder.mkdir()
+        with writing(path):
+            try:
+                handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            except FileNotFoundError:
+                if wait:
+                    continue
+                handle = None
+        if handle is None:
+            yield False
+            return
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = True
+            except BlockingIOError:
+                held = False
+            if not held or _is_at(handle, path):
+                yield held
+                return
+        finally:
+            os.close(handle)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _make(
@@ -272,6 +340,7 @@ def _make(
         num_distinct=source.report.num_distinct,
         left_out=tuple(str(entry) for entry in source.report.bad),
     )
+    check_statistics(reference)
     return reference, found.num_computed, found.seconds
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from ovbench import __version__
 from ovbench._base.errors import ConfigError, DataError
-from ovbench._base.files import atomic_file, atomic_write_bytes, writing
+from ovbench._base.files import atomic_file, atomic_write_bytes
 from ovbench._base.fingerprint import file_sha256
 from ovbench.encoders.modeling.sources import read_state
 from ovbench.harness.metrics.archives import open_zip, read_array, read_array_header
@@ -80,9 +80,9 @@ class Reference:
     left_out: tuple[str, ...] = ()  # pictures that could not be used
 
     def __post_init__(self) -> None:
-        check_gaussian(self.pool, where=f"{self.name}: mu, sigma")
-        if self.spatial is not None:
-            check_gaussian(self.spatial, where=f"{self.name}: mu_s, sigma_s")
+        # Contract: what costs little only, since `dataclasses.replace` comes here; `check_statistics` does the rest.
+        for where, found in _layers(self):
+            _check_shapes(found, where)
         if self.n is not None and self.n < 2:
             raise DataError(f"statistics of {self.n} pictures have no covariance", where=self.name, fix="use 2 or more")
 
@@ -96,17 +96,38 @@ class Reference:
         return {name: "unknown" if getattr(self, name) is None else getattr(self, name) for name in names}
 
 
+def _layers(reference: Reference) -> list[tuple[str, Gaussian]]:
+    """Returns (where they are, statistics) of each layer that is there."""
+    layers = (("mu, sigma", reference.pool), ("mu_s, sigma_s", reference.spatial))
+    return [(f"{reference.name}: {arrays}", found) for arrays, found in layers if found is not None]
+
+
+def check_statistics(reference: Reference) -> None:
+    """Refuses a reference whose statistics are no mean and covariance; once, where they are read, made or written.
+
+    Raises:
+        DataError: As `check_gaussian`.
+    """
+    for where, found in _layers(reference):
+        check_gaussian(found, where=where)
+
+
+def _check_shapes(found: Gaussian, where: str) -> None:
+    mu, sigma = found.mu, found.sigma
+    if mu.ndim != 1 or not len(mu) or sigma.shape != (len(mu), len(mu)):
+        raise DataError(
+            f"mu {list(mu.shape)} and sigma {list(sigma.shape)} are no mean and covariance", where=where, fix=_ASK
+        )
+
+
 def check_gaussian(found: Gaussian, *, where: str) -> None:
     """Refuses statistics that are no mean and covariance.
 
     Raises:
         DataError: Wrong shapes, NaN, an asymmetric matrix, no variance, or an eigenvalue below -1e-6 of the trace.
     """
+    _check_shapes(found, where)
     mu, sigma = found.mu, found.sigma
-    if mu.ndim != 1 or not len(mu) or sigma.shape != (len(mu), len(mu)):
-        raise DataError(
-            f"mu {list(mu.shape)} and sigma {list(sigma.shape)} are no mean and covariance", where=where, fix=_ASK
-        )
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise DataError("the statistics hold NaN or infinite values", where=where, fix=_ASK)
     largest = float(np.abs(sigma).max())
@@ -169,7 +190,9 @@ def read_reference(path: str | Path, *, name: str | None = None, purpose: Purpos
         raise ConfigError(
             f"'{path.name}' is a reference for {stated}, not for {purpose}", where=str(path), fix=_OTHER[purpose]
         )
-    return Reference(**{**found, "purpose": stated or purpose, "file_sha256": file_sha256(path)})
+    reference = Reference(**{**found, "purpose": stated or purpose, "file_sha256": file_sha256(path)})
+    check_statistics(reference)
+    return reference
 
 
 def _no_statistics(path: Path, names: Any) -> DataError:
@@ -226,6 +249,15 @@ def _own_fields(archive: zipfile.ZipFile, names: set[str], path: Path, name: str
     def text(key: str) -> str:
         return str(read_array(archive, key)) if key in names else ""
 
+    def whole(key: str, count: int = 1) -> tuple[int, ...] | None:
+        if key not in names:
+            return None
+        found = np.atleast_1d(read_array(archive, key))
+        if found.dtype.kind not in "iu" or found.shape != (count,):
+            what = "one whole number" if count == 1 else f"{count} whole numbers"
+            raise DataError(f"'{key}' is not {what}", where=str(path), fix=_ASK)
+        return tuple(int(value) for value in found)
+
     if (version := text("format")) != FORMAT:
         raise DataError(
             f"'{path.name}' has the format '{version}', and this version of ovbench reads '{FORMAT}'",
@@ -235,20 +267,16 @@ def _own_fields(archive: zipfile.ZipFile, names: set[str], path: Path, name: str
     fields: dict[str, Any] = {key: text(key) or None for key in _TEXTS}
     if fields["purpose"] not in (None, *get_args(Purpose)):
         raise DataError(f"unknown purpose '{fields['purpose']}'", where=str(path), fix=_ASK)
-    try:
-        count = int(read_array(archive, "n")) if "n" in names else 0
-    except (TypeError, ValueError) as error:
-        raise DataError("'n' is not one whole number", where=str(path), fix=_ASK) from error
+    (count,) = whole("n") or (0,)
     fields |= {"layout": "ovbench", "n": count or None, "name": name or text("name") or path.stem}
     if notes := text("notes"):
         fields["notes"] = tuple(notes.splitlines())
     if left_out := text("left_out"):
         fields["left_out"] = tuple(left_out.splitlines())
-    if "size_px" in names:
-        height, width = read_array(archive, "size_px").tolist()
-        fields |= {"size_px": (int(height), int(width)), "num_distinct": int(read_array(archive, "num_distinct"))}
+    fields["size_px"] = whole("size_px", 2)
+    (fields["num_distinct"],) = whole("num_distinct") or (None,)
     if "radii_k3" in names:
-        fields["radii_tile"] = int(read_array(archive, "radii_tile")) if "radii_tile" in names else 0
+        (fields["radii_tile"],) = whole("radii_tile") or (0,)
         fields["radii_k3"] = radii = read_array(archive, "radii_k3")
         if radii.shape != (count,) or not np.isfinite(radii).all():
             raise DataError(f"the radii {list(radii.shape)} are not of {count} pictures", where=str(path), fix=_ASK)
@@ -285,6 +313,7 @@ def write_reference(path: Path, reference: Reference) -> None:
     Raises:
         ConfigError: The name does not end in .npz, the folder cannot be written to, or provenance is missing that a
             later comparison needs.
+        DataError: The statistics are no mean and covariance.
     """
     if path.suffix != ".npz":
         raise ConfigError(f"statistics are written as .npz, got '{path.name}'", where=str(path), fix="name it ….npz")
@@ -295,6 +324,7 @@ def write_reference(path: Path, reference: Reference) -> None:
             where=reference.name,
             fix="statistics without their provenance cannot be compared with anything",
         )
+    check_statistics(reference)
     arrays: dict[str, Any] = {
         "format": FORMAT,
         "name": reference.name,
@@ -310,12 +340,10 @@ def write_reference(path: Path, reference: Reference) -> None:
         arrays |= {"radii_k3": reference.radii_k3.astype(np.float32), "radii_tile": np.int64(reference.radii_tile)}
     for key in ("notes", "left_out"):
         if lines := getattr(reference, key):
-            arrays[key] = "\n".join(" ".join(line.split()) for line in lines)
-    if reference.size_px is not None and reference.num_distinct is not None:
-        arrays |= {
-            "size_px": np.array(reference.size_px, dtype=np.int64),
-            "num_distinct": np.int64(reference.num_distinct),
-        }
+            arrays[key] = "\n".join(" ".join(line.splitlines()) for line in lines)
+    for key in ("size_px", "num_distinct"):
+        if (value := getattr(reference, key)) is not None:
+            arrays[key] = np.array(value, dtype=np.int64)
     if reference.features is None:
         atomic_write_bytes(path, _packed(arrays))
         return
@@ -324,21 +352,23 @@ def write_reference(path: Path, reference: Reference) -> None:
     try:
         with atomic_file(new) as temporary:
             arrays["features_sha256"] = _write_features(temporary, reference.features)
-        # Contract: statistics and features are replaced together; where the second fails, the earlier pair comes back.
-        with writing(path):
-            if beside.exists():
-                os.replace(beside, old)
-            try:
+        old.unlink(missing_ok=True)  # left by a killed process
+        try:
+            # Contract: both files are written before either is replaced; the end of this block replaces the statistics.
+            with atomic_file(path) as temporary:
+                temporary.write_bytes(_packed(arrays))
+                if beside.exists():
+                    os.replace(beside, old)
                 os.replace(new, beside)
-                atomic_write_bytes(path, _packed(arrays))
-            except BaseException:
+        except BaseException:
+            if old.exists():
+                os.replace(old, beside)
+            elif not new.exists():  # it is in place already, and there was none before
                 beside.unlink(missing_ok=True)
-                if old.exists():
-                    old.rename(beside)
-                raise
+            raise
+        old.unlink(missing_ok=True)
     finally:
-        for left in (new, old):
-            left.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
 
 
 def _packed(arrays: Mapping[str, Any]) -> bytes:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 from ovbench._base.errors import DataError
 from ovbench.harness.cache_command import cache_rows
 from ovbench.harness.feature_cache import FOLDER, FeatureCache
+from ovbench.harness.metrics import references
 from ovbench.harness.metrics.extractors import Extractor
 from ovbench.harness.metrics.image_sources import ImageSource
 from ovbench.harness.metrics.manifold import squared_radii, tile_size
@@ -226,3 +230,105 @@ def test_cold_and_cached_say_the_same_of_the_pictures(folder: Path, ask: Ask) ->
     assert first.size_px == again.size_px == (16, 16)
     assert first.num_distinct == again.num_distinct == 30
     assert first.left_out == again.left_out == ()
+
+
+def test_empty_folders_are_removed_and_a_folder_in_use_is_not(folder: Path, ask: Ask, tmp_path: Path) -> None:
+    ask(folder)
+    store = ReferenceStore(tmp_path / REFERENCES, max_bytes=2**26)
+    (key,) = store.all_keys()
+    for name in ("empty", "making"):
+        (store.root / name).mkdir()
+    left = store.root / "making" / "statistics.features.npy"
+    with store.locked("making"):
+        left.write_bytes(bytes(3000))
+        assert store.collect() == 0
+        assert left.is_file()
+        assert store.total_bytes() == store.size_bytes(key) + 3000
+    assert sorted(path.name for path in store.root.iterdir()) == sorted([key, "making"])
+    assert store.collect() == 3000
+    assert [path.name for path in store.root.iterdir()] == [key]
+
+
+def test_what_is_being_made_counts_for_the_bound(folder: Path, ask: Ask, tmp_path: Path) -> None:
+    ask(folder)
+    store = ReferenceStore(tmp_path / REFERENCES, max_bytes=2**26)
+    store.max_bytes = store.total_bytes() + 100
+    assert store.collect() == 0
+    with store.locked("making"):
+        (store.root / "making" / "statistics.features.npy").write_bytes(bytes(101))
+        assert store.collect() > 1000
+    assert store.all_keys() == []
+
+
+def test_leftovers_beside_the_reference_that_is_written_again_go(folder: Path, ask: Ask, tmp_path: Path) -> None:
+    ask(folder)
+    (statistics,) = (tmp_path / REFERENCES).glob("*/statistics.npz")
+    left = statistics.with_name(".statistics.npz.x.tmp")
+    left.write_bytes(bytes(10))
+    ask(folder, tile=lambda count: tile_size(count, 300))
+    assert not left.exists()
+    assert ask(folder).cached
+
+
+def test_asking_whether_a_removed_reference_is_in_use_does_not_make_its_folder(tmp_path: Path) -> None:
+    assert not ReferenceStore(tmp_path, max_bytes=0).in_use("gone")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_was_removed_while_one_waited_for_it_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ReferenceStore(tmp_path, max_bytes=0)
+    waits, has_it, may_go = threading.Event(), threading.Event(), threading.Event()
+    flock = fcntl.flock
+
+    def wait_for_it() -> None:
+        with store.locked("key"):
+            has_it.set()
+            may_go.wait(10)
+
+    def announced(handle: int, flags: int) -> None:
+        if threading.current_thread() is other:
+            waits.set()
+        flock(handle, flags)
+
+    other = threading.Thread(target=wait_for_it)
+    monkeypatch.setattr("fcntl.flock", announced)
+    with store.locked("key"):
+        other.start()
+        assert waits.wait(10)
+        shutil.rmtree(tmp_path / "key")
+    try:
+        assert has_it.wait(10)
+        assert store.in_use("key")
+    finally:
+        may_go.set()
+        other.join(10)
+    assert not store.in_use("key")
+
+
+def test_the_cache_command_leaves_out_what_vanishes_meanwhile(
+    folder: Path, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(folder)
+    keys = ReferenceStore.all_keys
+    monkeypatch.setattr(ReferenceStore, "all_keys", lambda store: [*keys(store), "gone"])
+    assert [row["view"] for row in cache_rows("ls", tmp_path) if row["dtype"] == "float64"] == ["reference real"]
+    assert cache_rows("verify", tmp_path) == [{"shard": "all", "state": "2 sound, 0 damaged"}]
+
+
+def test_statistics_are_checked_once_when_they_come_from_the_cache(
+    folder: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(folder)
+    checked: list[str] = []
+    monkeypatch.setattr(references, "check_gaussian", lambda _, *, where: checked.append(where))
+    assert ask(folder).cached
+    assert checked == ["real: mu, sigma", "real: mu_s, sigma_s"]
+
+
+def test_pictures_without_variance_are_no_reference(tmp_path: Path, ask: Ask) -> None:
+    same = write_folder(tmp_path / "same", np.repeat(IMAGES[:1], 5, axis=0))
+    for cached in (True, False):
+        with pytest.raises(DataError, match="no variance"):
+            ask(same, cached=cached)

@@ -20,6 +20,7 @@ from ovbench.harness.metrics.references import (
     check_gaussian,
     check_match,
     check_purpose,
+    check_statistics,
     features_path,
     read_reference,
     write_reference,
@@ -221,6 +222,56 @@ def test_facts_of_the_pictures_are_kept(tmp_path: Path) -> None:
     assert (found.size_px, found.num_distinct, found.left_out) == ((32, 48), 99, ("a.png: grey", "b c.png: bad"))
 
 
+def test_each_fact_of_the_pictures_is_kept_alone_and_as_it_is(tmp_path: Path) -> None:
+    for change in ({"size_px": (32, 48)}, {"num_distinct": 99}, {"left_out": ("a  b.png: grey",)}):
+        write_reference(tmp_path / "a.npz", own(**change))
+        found = read_reference(tmp_path / "a.npz")
+        kept = {"size_px": found.size_px, "num_distinct": found.num_distinct, "left_out": found.left_out}
+        assert kept == {"size_px": None, "num_distinct": None, "left_out": (), **change}
+
+
+@pytest.mark.parametrize("there_already", [False, True])
+def test_statistics_that_cannot_be_written_leave_the_earlier_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there_already: bool
+) -> None:
+    path, rows = tmp_path / "a.npz", np.random.default_rng(0).standard_normal((50, 6)).astype(np.float32)
+    if there_already:
+        write_reference(path, own(features=rows))
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    in_place: list[bytes | None] = []
+
+    def fail(_: object) -> bytes:
+        beside = features_path(path)
+        in_place.append(beside.read_bytes() if beside.exists() else None)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ovbench.harness.metrics.references._packed", fail)
+    with pytest.raises(ConfigError, match="no space left"):
+        write_reference(path, own(features=rows + 1))
+    assert in_place == [before.get("a.features.npy")]  # nothing was replaced before both were written
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_what_a_killed_write_moved_away_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".a.features.npy.old.tmp").write_bytes(b"of a killed process")
+    monkeypatch.setattr("ovbench.harness.metrics.references._packed", lambda _: (_ for _ in ()).throw(OSError(28, "")))
+    with pytest.raises(ConfigError, match="no space left"):
+        write_reference(tmp_path / "a.npz", own(features=np.zeros((50, 6), dtype=np.float32)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_statistics_made_by_hand_are_refused_before_they_are_used(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"mu \[6\] and sigma \[5, 5\] are no mean and covariance"):
+        own(pool=Gaussian(mu=gaussian().mu, sigma=np.eye(5)))
+    for change, where in ({"pool": D}, "val-256: mu, sigma"), ({"spatial": D_S}, "val-256: mu_s, sigma_s"):
+        bad = own(**{key: Gaussian(mu=np.zeros(dim), sigma=-np.eye(dim)) for key, dim in change.items()})
+        for use in (check_statistics, lambda reference: write_reference(tmp_path / "a.npz", reference)):
+            with pytest.raises(DataError, match="no variance") as caught:
+                use(bad)
+            assert caught.value.where == where
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -293,6 +344,7 @@ def test_pickles_and_other_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"format": "ovbench-statistics-9"}, "has the format 'ovbench-statistics-9'"), ({"n": [1, 2]}, "'n' is not one"),
+     ({"size_px": [1, 2, 3]}, "'size_px' is not 2 whole numbers"), ({"num_distinct": 1.5}, "'num_distinct' is not one"),
      ({"purpose": "fun"}, "unknown purpose 'fun'"), ({"n": 1}, "statistics of 1 pictures have no covariance")],
 )  # fmt: skip
 def test_an_own_file_with_odd_fields_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
