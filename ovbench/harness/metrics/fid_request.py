@@ -25,7 +25,8 @@ from ovbench.harness.metrics.fid_audit import AuditRequest
 from ovbench.harness.metrics.image_sources import ImageSource
 from ovbench.harness.metrics.inception_weights import Precision
 from ovbench.harness.metrics.pair_scores import Measure, check_can_pair, measures_of
-from ovbench.harness.metrics.references import Purpose, Reference, check_match, check_purpose, read_reference
+from ovbench.harness.metrics.reference_checks import check_match, check_purpose
+from ovbench.harness.metrics.references import Purpose, Reference, read_reference
 from ovbench.results.provenance import num_cores
 
 _STATISTICS = (".pt", ".pth", ".pkl", ".pickle")

@@ -28,7 +28,8 @@ from ovbench.harness.metrics.manifold import tile_size
 from ovbench.harness.metrics.pair_scores import PairScores, check_pairing, score_pairs
 from ovbench.harness.metrics.picture_scores import PictureScore, Settings, paired_score_difference, score_sets
 from ovbench.harness.metrics.reference_cache import FoundReference, reference_of
-from ovbench.harness.metrics.references import Purpose, Reference, check_match, write_reference
+from ovbench.harness.metrics.reference_checks import check_match
+from ovbench.harness.metrics.references import Purpose, Reference, write_reference
 from ovbench.results.provenance import utc
 
 JOB = "fid"

@@ -23,7 +23,6 @@ from ovbench._base.files import atomic_file, atomic_write_bytes
 from ovbench._base.fingerprint import file_sha256
 from ovbench.encoders.modeling.sources import read_state
 from ovbench.harness.metrics.archives import open_zip, read_array, read_array_header
-from ovbench.harness.metrics.extractors import ExtractorInfo
 from ovbench.harness.metrics.inception import NETWORK
 
 FORMAT = "ovbench-statistics-1"
@@ -35,6 +34,12 @@ _log = logging.getLogger(__name__)
 _ASK = "make the statistics again from the pictures, or get the file again"
 _CLEAN_MODES = {"clean": "pil-bicubic", "legacy_tensorflow": "tf1-bilinear", "legacy_pytorch": "torch-bilinear"}
 _CLEAN_NAME = re.compile(r"_(clean|legacy_tensorflow|legacy_pytorch)(_clip_vit_b_32)?_[^_]+_[^_]+$")  # mode, network
+
+
+OTHER_PURPOSE: Mapping[str, str] = {
+    "reconstruction": "rFID compares with the very pictures that were encoded, after the same crop: name their folder",
+    "generation": "gFID compares with a training set, e.g. ADM's VIRTUAL_imagenet256_labeled.npz",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,7 +193,7 @@ def read_reference(path: str | Path, *, name: str | None = None, purpose: Purpos
     stated = found.get("purpose")
     if purpose is not None and stated is not None and purpose != stated:
         raise ConfigError(
-            f"'{path.name}' is a reference for {stated}, not for {purpose}", where=str(path), fix=_OTHER[purpose]
+            f"'{path.name}' is a reference for {stated}, not for {purpose}", where=str(path), fix=OTHER_PURPOSE[purpose]
         )
     reference = Reference(**{**found, "purpose": stated or purpose, "file_sha256": file_sha256(path)})
     check_statistics(reference)
@@ -385,74 +390,3 @@ def _write_features(path: Path, features: np.ndarray) -> str:
         for start in range(0, len(features), _ROWS_AT_ONCE):
             stream.write(np.ascontiguousarray(features[start : start + _ROWS_AT_ONCE], dtype="<f4").tobytes())
     return file_sha256(path)
-
-
-_OTHER: Mapping[str, str] = {
-    "reconstruction": "rFID compares with the very pictures that were encoded, after the same crop: name their folder",
-    "generation": "gFID compares with a training set, e.g. ADM's VIRTUAL_imagenet256_labeled.npz",
-}
-
-
-def check_purpose(reference: Reference, purpose: Purpose) -> list[str]:
-    """Refuses a reference that was made for the other kind of score; returns warnings.
-
-    Raises:
-        ConfigError: It was.
-    """
-    if reference.purpose is None:
-        return [f"'{reference.name}' does not say whether it is a reference for generation or for reconstruction"]
-    if reference.purpose != purpose:
-        score = {"reconstruction": "rFID", "generation": "gFID"}[purpose]
-        raise ConfigError(
-            f"'{reference.name}' is a reference for {reference.purpose}, and {score} cannot be computed with it",
-            where="REAL",
-            fix=_OTHER[purpose],
-        )
-    return []
-
-
-def check_match(reference: Reference, info: ExtractorInfo) -> list[str]:
-    """Refuses statistics of another network, width, weights or resize than those of the extractor; returns warnings.
-
-    Raises:
-        ConfigError: They are.
-    """
-    if reference.pool.dim != info.dim:
-        raise ConfigError(
-            f"'{reference.name}' has {reference.pool.dim} dimensions, and '{info.name}' gives {info.dim}",
-            where="REAL",
-            fix="use statistics of this extractor, or the extractor that made them",
-        )
-    if reference.spatial is not None and info.spatial in info.layers:
-        wanted = info.layers[cast(str, info.spatial)]
-        if reference.spatial.dim != wanted:
-            raise ConfigError(
-                f"'{reference.name}' has {reference.spatial.dim} spatial dimensions, and '{info.name}' gives {wanted}",
-                where="REAL",
-                fix="use statistics of this extractor, or leave sFID out",
-            )
-    pairs = (
-        ("network", reference.network, info.network),
-        ("resize", reference.resize, info.resize),
-        ("weights", reference.weights_sha256, info.weights_sha256),
-    )
-    warnings: list[str] = []
-    for what, theirs, ours in pairs:
-        if theirs is None:
-            # The published files are of the 2015 weights: once the network is known, so are they.
-            if what != "weights" or reference.network is None or not info.trained:
-                warnings.append(f"'{reference.name}' does not say its {what}; it is taken to be {ours}")
-        elif theirs != ours:
-            raise ConfigError(
-                f"'{reference.name}' was made with the {what} {theirs[:24]}, and '{info.name}' uses {ours[:24]}",
-                where="REAL",
-                fix="statistics of two conventions are not compared: choose the extractor that made the reference",
-            )
-    if reference.n is None:
-        warnings.append(f"'{reference.name}' does not say of how many pictures it is")
-    elif reference.n <= reference.pool.dim:
-        warnings.append(
-            f"'{reference.name}' is of {reference.n} pictures at {reference.pool.dim} dimensions: its covariance is "
-            "singular and the distance biased"
-        )
-    return warnings

@@ -14,12 +14,11 @@ import torch
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench.harness.metrics.extractors import ExtractorInfo
+from ovbench.harness.metrics.reference_checks import check_match, check_purpose
 from ovbench.harness.metrics.references import (
     Gaussian,
     Reference,
     check_gaussian,
-    check_match,
-    check_purpose,
     check_statistics,
     features_path,
     read_reference,
