@@ -87,16 +87,16 @@ def fid(
     """Score pictures against a reference: FID, sFID, IS, KID, precision, recall and more, each with its interval."""
     setup(verbose)
     from ovbench._base.errors import ConfigError
-    from ovbench._base.files import make_dir, to_json, write_json
+    from ovbench._base.files import to_json, write_json
     from ovbench.cli_progress import listening, to_json_line
     from ovbench.harness.metrics.fid_audit import AuditRequest
-    from ovbench.harness.metrics.fid_request import FidRequest, check_precision
+    from ovbench.harness.metrics.fid_request import FidRequest, check_precision, check_report_target
     from ovbench.harness.metrics.fid_run import headline, open_run
 
     if out is not None and out.suffix != ".json":
         raise ConfigError(f"the report is written as JSON, got '{out.name}'", where="--out", fix="name it ….json")
     if out is not None:
-        make_dir(out.parent)  # a folder that cannot be written to is found before the work
+        check_report_target(out)  # what cannot be written is found before the work
     if not audit and (audit_limit is not None or audit_reference):
         raise ConfigError("an option of the audit, without the audit", where="--audit-…", fix="add --audit")
     request = FidRequest(

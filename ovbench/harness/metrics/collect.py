@@ -81,6 +81,7 @@ def collect(
     """
     began = time.perf_counter()
     on_cpu = extractor.device.type == "cpu"
+    side_by_side = on_cpu and extractor.concurrent
     size = batch_size or (CPU_BATCH if on_cpu else GPU_BATCH)
     accumulator = FeatureAccumulator(
         extractor.info, len(source), keep=keep, stream=stream, folder=folder, device=extractor.device
@@ -90,7 +91,7 @@ def collect(
     computed = 0
     with contextlib.ExitStack() as stack:
         memory = stack.enter_context(_Memory.opened(cache, extractor.info))
-        pool = stack.enter_context(_pool(torch.get_num_threads() if on_cpu else 1, single=on_cpu))
+        pool = stack.enter_context(_pool(torch.get_num_threads() if side_by_side else 1, single=side_by_side))
         stack.callback(pool.shutdown, cancel_futures=True)
         for batch, rows, fresh in _extracted(source, extractor, memory, pool, size):
             accumulator.add(_layers(rows, extractor.info), len(names))

@@ -101,6 +101,7 @@ class Extractor:
     device: torch.device
     run: Callable[[Tensor], Mapping[str, Tensor]] = field(repr=False)  # uint8 [B, 3, H, W] on the device → layers
     fixed_batch: bool = False  # the last, shorter batch is filled up, so that nothing is compiled twice
+    concurrent: bool = True  # False: one pass at a time. Encoders read their blocks by hooks, which passes would share.
     _largest: list[int] = field(default_factory=list, repr=False)
 
     def extract(self, images_u8: np.ndarray | Tensor) -> dict[str, Tensor]:
@@ -274,6 +275,7 @@ def _dinov2(request: _Request) -> Extractor:
         ),
         device=request.device,
         run=run,
+        concurrent=False,
     )
 
 
@@ -309,6 +311,7 @@ def _efficientnet(request: _Request) -> Extractor:
         ),
         device=request.device,
         run=run,
+        concurrent=False,
     )
 
 

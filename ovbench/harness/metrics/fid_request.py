@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from ovbench._base.errors import ConfigError, DataError
-from ovbench._base.files import make_dir
+from ovbench._base.files import make_dir, read_json
 from ovbench._base.names import unknown
+from ovbench.encoders.modeling.frozen import check_device
 from ovbench.harness.metrics.archives import open_zip
 from ovbench.harness.metrics.conventions import (
     METRICS,
@@ -26,7 +27,7 @@ from ovbench.harness.metrics.image_sources import ImageSource
 from ovbench.harness.metrics.inception_weights import Precision
 from ovbench.harness.metrics.pair_scores import Measure, check_can_pair, measures_of
 from ovbench.harness.metrics.reference_checks import check_match, check_purpose
-from ovbench.harness.metrics.references import Purpose, Reference, read_reference
+from ovbench.harness.metrics.references import Purpose, Reference, features_path, is_own_reference, read_reference
 from ovbench.results.provenance import num_cores
 
 _STATISTICS = (".pt", ".pth", ".pkl", ".pickle")
@@ -119,8 +120,9 @@ def open_inputs(request: FidRequest) -> FidInputs:
         OvbenchError: Anything that a user can mend.
     """
     mode = mode_of(request.mode)
+    check_device(request.device)
     if request.save_reference is not None:
-        make_dir(request.save_reference.parent)
+        _check_target(request, request.save_reference)
     asked = None if request.metrics is None else parse_metrics(request.metrics)
     statistics, real = open_reference(request, request.real)
     fake = _source(request, request.fake)
@@ -158,6 +160,7 @@ def open_inputs(request: FidRequest) -> FidInputs:
         metrics = sets or default_metrics(mode, extractor=info.name, logits=logits)
         check_network(metrics, info.name, spatial=info.spatial is not None, logits=logits)
         if statistics is not None:
+            warnings += _crop_warnings(request, statistics, fake)
             warnings += [*check_purpose(statistics, cast(Purpose, request.purpose)), *check_match(statistics, info)]
             _check_reference(request, statistics, real, metrics, asked=sets is not None)
         if not info.trained:
@@ -185,6 +188,58 @@ def open_inputs(request: FidRequest) -> FidInputs:
         request=request, mode=mode, metrics=metrics, measures=measures, statistics=statistics, real=real, fake=fake,
         versus=versus, extractor=extractor, warnings=tuple(warnings), asked=asked or metrics,
     )  # fmt: skip
+
+
+def check_report_target(path: Path) -> None:
+    """Refuses to write a report over anything but an earlier report.
+
+    Raises:
+        ConfigError: Something else is there, or the folder cannot be written to.
+    """
+    make_dir(path.parent)
+    if not path.exists():
+        return
+    try:
+        earlier = str(read_json(path)["format"]).startswith("ovbench-fid")
+    except (DataError, KeyError, TypeError):
+        earlier = False
+    if not earlier:
+        raise ConfigError(
+            f"'{path.name}' is there and is no report of ovbench fid", where="--out", fix="name another file"
+        )
+
+
+def _check_target(request: FidRequest, target: Path) -> None:
+    """Refuses to write a reference over anything but a reference of ovbench that is no input.
+
+    Raises:
+        ConfigError: It would destroy something, or the folder cannot be written to.
+    """
+    make_dir(target.parent)
+    written = (target, features_path(target))
+    inputs = [path for path in (request.real, request.fake, request.versus) if path is not None]
+    taken = [
+        path for path in written if any(path.expanduser().resolve() == own.expanduser().resolve() for own in inputs)
+    ]
+    if not taken and not is_own_reference(target):
+        taken = [path for path in written if path.exists()]
+    if taken:
+        raise ConfigError(
+            f"'{taken[0].name}' is there and is no reference that could be replaced",
+            where="--save-reference",
+            fix="name another file; nothing was overwritten",
+        )
+
+
+def _crop_warnings(request: FidRequest, statistics: Reference, fake: ImageSource) -> list[str]:
+    """Returns what is to be said where a reference's pictures were cut in another way than the generated ones."""
+    own = "none" if request.crop_px is None else f"ADM centre {request.crop_px}"
+    if statistics.crop in (None, own):
+        return []
+    return [
+        f"the pictures of '{request.real.name}' had the crop '{statistics.crop}', those of '{fake.path.name}' have "
+        f"'{own}': compare them only if the generator was trained on pictures that were cut so"
+    ]
 
 
 def _without_effect(

@@ -65,7 +65,12 @@ def headline(run: FidRun) -> str:
         words[0] += f" ({len(inputs.real)})"
     if inputs.extractor is not None:
         info = inputs.extractor.info
-        words += [f"mode {request.mode}", f"{info.network}, resize {info.resize}", f"weights {info.weights_sha256[:8]}"]
+        crop = "" if request.crop_px is None else f"crop {request.crop_px}, "
+        words += [
+            f"mode {request.mode}",
+            f"{info.network}, {crop}resize {info.resize}",
+            f"weights {info.weights_sha256[:8]}",
+        ]
     return " · ".join([*words, ", ".join(inputs.asked)])
 
 
@@ -140,6 +145,7 @@ class FidRun:
             seed=self.request.seed,
             labels=self._labels(generated),
             kid_subset_size=self.request.kid_subset_size,
+            crop_px=self.request.crop_px,
         )
         began = time.perf_counter()
         progress = self.reporter.step("scores")

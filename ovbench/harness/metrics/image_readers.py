@@ -62,7 +62,7 @@ class Reader(Protocol):
 
 
 def _stamp(path: Path, name: str) -> list[Any]:
-    found = path.stat()
+    found = path.stat() if path.exists() else path.lstat()
     # The time of change too: archives are unpacked with old times, and uncompressed pictures are all of one size.
     return [name, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
@@ -91,7 +91,8 @@ class FolderReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         names = (found.relative_to(path).as_posix() for found in path.rglob("*") if _is_picture(found.name))
-        self._names = sorted(name for name in names if _is_picture(name) and (path / name).is_file())
+        # A link that leads nowhere is a picture that cannot be read, and is named as one.
+        self._names = sorted(name for name in names if _is_picture(name) and not (path / name).is_dir())
 
     def __len__(self) -> int:
         return len(self._names)

@@ -68,6 +68,7 @@ class Settings:
     seed: int = 0  # of blocks, subsets and draws that no convention fixes
     labels: np.ndarray | None = None  # of the generated pictures, in order
     kid_subset_size: int = 1000
+    crop_px: int | None = None  # ADM's centre square that was cut from the pictures
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,7 +188,8 @@ class _Work:
         score = ScoredMetric(
             spec=spec_of(metric, self.info), group=None, value=value, n=self.generated.count, interval=interval
         )
-        network = f"resize {self.info.resize}" + ("" if self.info.trained else ", UNTRAINED network")
+        network = "" if self.settings.crop_px is None else f"crop {self.settings.crop_px}, "
+        network += f"resize {self.info.resize}" + ("" if self.info.trained else ", UNTRAINED network")
         return PictureScore(
             metric=metric,
             score=score,

@@ -290,6 +290,17 @@ def _own_fields(archive: zipfile.ZipFile, names: set[str], path: Path, name: str
     return fields
 
 
+def is_own_reference(path: Path) -> bool:
+    """Returns whether a file is a reference that `write_reference` wrote."""
+    if not path.is_file() or path.suffix != ".npz":
+        return False
+    try:
+        with open_zip(path) as archive:
+            return "format.npy" in archive.namelist() and str(read_array(archive, "format")) == FORMAT
+    except DataError:
+        return False
+
+
 def features_path(path: Path) -> Path:
     """Returns where the features beside a statistics file are."""
     return path.with_suffix(".features.npy")

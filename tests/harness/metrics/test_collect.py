@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +164,19 @@ def test_another_version_of_the_code_finds_nothing_old(
     run(folder, toy_extractor(), tmp_path, cache=remembering(tmp_path))
     monkeypatch.setattr("ovbench.harness.metrics.extractors.EXTRACTION_VERSION", 2)
     assert run(folder, toy_extractor(), tmp_path, cache=remembering(tmp_path)).num_computed == 50
+
+
+def test_a_network_that_cannot_run_side_by_side_runs_one_pass_at_a_time(folder: Path, tmp_path: Path) -> None:
+    busy, plain = threading.Lock(), toy_extractor()
+
+    def alone(images: torch.Tensor) -> object:
+        assert busy.acquire(blocking=False), "two passes at once"
+        try:
+            time.sleep(0.01)
+            return plain.run(images)
+        finally:
+            busy.release()
+
+    single = Extractor(info=plain.info, device=plain.device, run=alone, concurrent=False)  # type: ignore[arg-type]
+    found = run(folder, single, tmp_path, batch_size=4)
+    np.testing.assert_array_equal(found.features.rows["pool"], toy_rows(IMAGES)["pool"])

@@ -248,3 +248,9 @@ def test_every_backend_states_what_decides_its_numbers() -> None:
         assert set(info.convention) >= {"network", "weights_sha256", "resize", "quantisation", "normalisation"}
         assert len(info.weights_sha256) == 64
         assert info.pool in info.layers
+
+
+def test_backends_that_read_blocks_by_hooks_never_run_two_passes_at_once() -> None:
+    assert not load_extractor("efficientnet-lite0").concurrent
+    assert not load_extractor("dinov2-l14", weights=RANDOM).concurrent
+    assert backend("inception-tf").concurrent

@@ -18,7 +18,7 @@ from ovbench._base.files import to_json
 from ovbench.harness.metrics.extractors import Extractor
 from ovbench.harness.metrics.fid_audit import AuditRequest
 from ovbench.harness.metrics.fid_report import FidReport
-from ovbench.harness.metrics.fid_request import FidRequest
+from ovbench.harness.metrics.fid_request import FidRequest, check_report_target
 from ovbench.harness.metrics.fid_run import headline, open_run, run_fid
 from ovbench.harness.metrics.frechet import frechet_distance, frechet_from_features
 from ovbench.harness.metrics.image_sources import ImageSource
@@ -360,3 +360,42 @@ def test_another_reference_that_does_not_fit_says_so_beside_its_number(run: Run,
 def test_python_takes_every_setting_of_the_request() -> None:
     wanted = {field.name for field in dataclasses.fields(FidRequest)}
     assert set(inspect.signature(ovbench.fid).parameters) == wanted
+
+
+def test_a_reference_overwrites_no_pictures_and_no_input(run: Run, folder: Path) -> None:
+    np.savez(folder / "pictures.npz", REAL)
+    before = (folder / "pictures.npz").read_bytes()
+    with pytest.raises(OvbenchError, match="'pictures.npz' is there and is no reference that could be replaced"):
+        run(metrics="fid", save_reference=folder / "pictures.npz")
+    with pytest.raises(OvbenchError, match="no reference that could be replaced"):
+        run("pictures.npz", metrics="fid", save_reference=folder / "pictures.npz")
+    assert (folder / "pictures.npz").read_bytes() == before
+    (folder / "new.features.npy").write_bytes(b"mine")
+    with pytest.raises(OvbenchError, match="'new.features.npy' is there"):
+        run(metrics="fid", save_reference=folder / "new.npz")
+    run(metrics="fid", save_reference=folder / "own.npz")
+    run(metrics="fid", save_reference=folder / "own.npz")  # an earlier reference may be replaced
+
+
+def test_a_report_overwrites_nothing_but_a_report(tmp_path: Path) -> None:
+    check_report_target(tmp_path / "new.json")
+    (tmp_path / "mine.json").write_text('{"format": "something else"}')
+    with pytest.raises(OvbenchError, match="is no report of ovbench fid"):
+        check_report_target(tmp_path / "mine.json")
+    (tmp_path / "old.json").write_text('{"format": "ovbench-fid-1"}')
+    check_report_target(tmp_path / "old.json")
+
+
+def test_the_crop_stands_beside_the_number_and_another_one_is_said(run: Run, folder: Path) -> None:
+    first = run(metrics="fid", crop_px=16, save_reference=folder / "cut.npz")
+    assert first.scores[0].how.startswith("crop 16, resize none; ")
+    assert not any("had the crop" in warning for warning in first.warnings)
+    other = run("cut.npz", metrics="fid")
+    assert any("had the crop 'ADM centre 16'" in warning and "have 'none'" in warning for warning in other.warnings)
+    same = run("cut.npz", metrics="fid", crop_px=16)
+    assert not any("had the crop" in warning for warning in same.warnings)
+
+
+def test_an_absent_device_is_said_for_scores_of_pairs_too(run: Run) -> None:
+    with pytest.raises(OvbenchError, match="CUDA device"):
+        run(real="other", metrics="psnr", device="cuda")

@@ -462,3 +462,13 @@ def test_leaving_off_in_the_middle_ends_the_threads(tmp_path: Path) -> None:
     next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
+
+
+def test_a_link_that_leads_nowhere_is_named_and_refused(tmp_path: Path) -> None:
+    for index in range(3):
+        Image.fromarray(np.full((8, 8, 3), 40 * index, dtype=np.uint8)).save(tmp_path / f"{index}.png")
+    (tmp_path / "9.png").symlink_to(tmp_path / "nowhere.png")
+    source = ImageSource(tmp_path)
+    assert source.quick_key()
+    with pytest.raises(DataError, match="1 of 4 pictures cannot be scored: 9.png"):
+        list(source.batches(4))
