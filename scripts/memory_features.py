@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ovbench.harness.metrics.extractors import ExtractorInfo
+from ovbench.harness.metrics.extractor_base import ExtractorInfo
 from ovbench.harness.metrics.feature_sets import FeatureAccumulator
 
 DIM, BATCH = 2048, 100

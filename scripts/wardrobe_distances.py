@@ -20,7 +20,8 @@ from PIL import Image, ImageFilter
 from ovbench._base.paths import asset
 from ovbench._base.seeding import numpy_generator
 from ovbench.encoders.modeling.frontend import load_tiny_vae
-from ovbench.harness.metrics.extractors import Extractor, load_extractor
+from ovbench.harness.metrics.extractor_base import Extractor
+from ovbench.harness.metrics.extractors import load_extractor
 from ovbench.harness.metrics.frechet import Gaussian, frechet_distance, moments_of
 from ovbench.tasks.world.draw import draw_single, embedded_sprites
 from ovbench.tasks.world.scene import GARMENTS, make_single

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from ovbench.harness.metrics.feature_sets import FeatureSet
 from ovbench.harness.metrics.frechet import Gaussian as Statistics
 from ovbench.harness.metrics.frechet import gaussian, moments_of
 from ovbench.harness.metrics.references import Gaussian, Reference
@@ -26,12 +27,22 @@ class Against:
         """Returns a reference whose statistics were checked, and are decomposed once for all scores."""
         # ADM's file holds a part of the pictures alone, whose rows are then not those of mu and sigma.
         own = rows if rows is not None and stats.n == len(rows) else None
-        spatial = None if stats.spatial is None else checked(stats.spatial, stats.n, device)
-        return cls(stats=stats, rows=rows, pool=checked(stats.pool, stats.n, device, own), spatial=spatial)
+        spatial = None if stats.spatial is None else _checked(stats.spatial, stats.n, device)
+        few = own is not None and len(own) <= stats.pool.dim
+        pool = (
+            moments_of(own, "reference", device) if few and own is not None else _checked(stats.pool, stats.n, device)
+        )
+        return cls(stats=stats, rows=rows, pool=pool, spatial=spatial)
 
 
-def checked(reference: Gaussian, n: int | None, device: torch.device, rows: np.ndarray | None = None) -> Statistics:
-    """Returns statistics ready for several scores; from the rows themselves where there are fewer than dimensions."""
-    if rows is not None and len(rows) <= reference.dim:
-        return moments_of(rows, "reference", device)
-    return gaussian(reference.mu, reference.sigma, n, "reference", device)
+def of_generated(generated: FeatureSet, layer: str) -> Statistics:
+    """Returns the statistics of a layer of generated pictures; from the rows where they are no more than dimensions."""
+    rows = generated.rows.get(layer)
+    if rows is not None and len(rows) <= generated.info.layers[layer]:
+        return moments_of(rows, "generated", generated.device)
+    stats = generated.gaussian(layer)
+    return gaussian(stats.mu, stats.sigma, generated.count, "generated", generated.device)
+
+
+def _checked(stats: Gaussian, n: int | None, device: torch.device) -> Statistics:
+    return gaussian(stats.mu, stats.sigma, n, "reference", device)

@@ -34,7 +34,7 @@ from ovbench.encoders.modeling.hf_load import build_random, fill, quiet, read_fi
 from ovbench.encoders.modeling.sources import hub_folder, nothing_fetched
 from ovbench.encoders.preprocess import OPENAI_CLIP
 from ovbench.encoders.registry import parse_encoder
-from ovbench.harness.metrics.extractors import CMMD_TITLE, Extractor, ExtractorInfo
+from ovbench.harness.metrics.extractor_base import CMMD_TITLE, Extractor, ExtractorInfo
 from ovbench.harness.metrics.inception_weights import RANDOM, Precision
 from ovbench.harness.metrics.resizing import RESIZES
 

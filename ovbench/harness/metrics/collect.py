@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ovbench.harness.feature_cache import CacheFull, FeatureCache, Namespace
 from ovbench.harness.feature_shards import DamagedShards
-from ovbench.harness.metrics.extractors import Extractor, ExtractorInfo
+from ovbench.harness.metrics.extractor_base import Extractor, ExtractorInfo
 from ovbench.harness.metrics.feature_sets import FeatureAccumulator, FeatureSet
 from ovbench.harness.metrics.image_sources import ImageSource, PictureBatch
 

@@ -7,139 +7,28 @@ any other network gives is `FD-<network>`. Only the published CLIP ViT-L/14-336 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ovbench._base.errors import ConfigError, DataError
-from ovbench._base.fingerprint import file_sha256, fingerprint
+from ovbench._base.fingerprint import file_sha256
 from ovbench._base.lazy import require
 from ovbench._base.names import lookup, unknown
 from ovbench.encoders.base import Encoder, Tap, check_device_name
 from ovbench.encoders.modeling.efficientnet import SHA256 as EFFICIENTNET_SHA256
 from ovbench.encoders.modeling.frozen import check_device
 from ovbench.encoders.registry import load_encoder, parse_encoder, with_options
+from ovbench.harness.metrics import clip_extractor
+from ovbench.harness.metrics.extractor_base import Extractor, ExtractorInfo, ExtractorRequest
 from ovbench.harness.metrics.inception import INPUT_PX, LAYERS, NETWORK
-from ovbench.harness.metrics.inception_weights import RANDOM, Precision, full_float32, load_inception
+from ovbench.harness.metrics.inception_weights import RANDOM, Precision, load_inception
 from ovbench.harness.metrics.resizing import RESIZES
 from ovbench.harness.metrics.wardrobe import wardrobe_extractor
-
-CMMD_TITLE = "FD-CLIP-L14-336"  # of a Fréchet distance in the space of CMMD
-
-
-# Of all that turns a picture into features: raised when any of it is mended, so that nothing old is found in a cache.
-EXTRACTION_VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExtractorInfo:
-    """All that decides a feature, and the name that a distance between such features may carry."""
-
-    name: str  # of the backend
-    network: str
-    trained: bool  # False: seeded, untrained weights
-    weights_sha256: str
-    resize: str  # key of RESIZES
-    quantisation: str  # whether the resized picture is rounded
-    normalisation: str  # what is done to grey levels x
-    size_px: int  # side that the network reads
-    layers: Mapping[str, int]  # layer → width
-    pool: str  # the layer of the Fréchet distance
-    spatial: str | None = None  # the layer of sFID
-    logits: str | None = None  # the layer of the inception score
-    precision: Precision = "float32"
-    value_change: float = 0.0  # of the pooled features, relative, against the network as it was published
-    title: str  # FID, or FD-<network>
-
-    @property
-    def dim(self) -> int:
-        """Width of the pooled features."""
-        return self.layers[self.pool]
-
-    def metric_name(self, metric: str = "FID") -> str:
-        """Returns the name that a score may carry: `FID`, `sFID`, `IS`, `KID` for the 2015 weights alone.
-
-        For any other network a Fréchet distance is `FD-<network>` (`FD-infinity-<network>`), and other metrics are
-        `<metric>-<network>`. `CMMD` is the score of the published CLIP ViT-L/14-336 alone, and `CMMD-<network>` of any
-        other.
-        """
-        network = "Inception" if self.title == "FID" else self.title.removeprefix("FD-")
-        if metric == "CMMD":
-            return metric if self.title == CMMD_TITLE else f"CMMD-{network}"
-        if self.title == "FID":
-            return metric
-        return f"{metric.replace('FID', 'FD', 1) if metric.startswith('FID') else metric}-{network}"
-
-    @property
-    def convention(self) -> dict[str, Any]:
-        """What must be equal for two sets of statistics to be comparable."""
-        return {
-            "network": self.network,
-            "weights_sha256": self.weights_sha256,
-            "resize": self.resize,
-            "quantisation": self.quantisation,
-            "normalisation": self.normalisation,
-            "precision": self.precision,
-        }
-
-    def fingerprint(self) -> str:
-        """Returns sha256 of all that can change a feature: the key of cached statistics."""
-        fields = {key: value for key, value in asdict(self).items() if key not in ("value_change", "title")}
-        return fingerprint({**fields, "version": EXTRACTION_VERSION})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Extractor:
-    """A backend that is ready to run."""
-
-    info: ExtractorInfo
-    device: torch.device
-    run: Callable[[Tensor], Mapping[str, Tensor]] = field(repr=False)  # uint8 [B, 3, H, W] on the device → layers
-    fixed_batch: bool = False  # the last, shorter batch is filled up, so that nothing is compiled twice
-    concurrent: bool = True  # False: one pass at a time. Encoders read their blocks by hooks, which passes would share.
-    _largest: list[int] = field(default_factory=list, repr=False)
-
-    def extract(self, images_u8: np.ndarray | Tensor) -> dict[str, Tensor]:
-        """Returns layer → float32 [B, D] on the device, of uint8 pictures [B, H, W, 3].
-
-        Raises:
-            ConfigError: The batch is no uint8 [B, H, W, 3], or is empty.
-        """
-        images = torch.from_numpy(np.ascontiguousarray(images_u8)) if isinstance(images_u8, np.ndarray) else images_u8
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
-            raise ConfigError(
-                f"pictures must be uint8 [B, H, W, 3], got {str(images.dtype).removeprefix('torch.')} "
-                f"{list(images.shape)}",
-                where=f"extractor {self.info.name}",
-                fix="quantise first: pictures are scored as they are stored, in 8 bits",
-            )
-        count = len(images)
-        if self.fixed_batch:
-            self._largest[:] = [max([count, *self._largest])]
-            missing = self._largest[0] - count
-            images = torch.cat([images, images[:1].expand(missing, -1, -1, -1)]) if missing else images
-        x = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        with torch.inference_mode(), full_float32(), torch.autocast(self.device.type, enabled=False):
-            features = self.run(x)
-        return {name: value[:count].float() for name, value in features.items()}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Request:
-    name: str
-    weights: str | None
-    device: torch.device
-    precision: Precision
-    compile: bool
-    layers: tuple[str, ...] | None
-    fast: bool
-    resize: str | None
-    centre: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,7 +49,7 @@ _INCEPTION: Mapping[str, _InceptionMode] = MappingProxyType(
 )
 
 
-def _inception(request: _Request) -> Extractor:
+def _inception(request: ExtractorRequest) -> Extractor:
     mode = _INCEPTION[request.name]
     resize_name = request.resize or mode.resize
     resize = lookup(RESIZES, resize_name, kind="resize", where="--resize")
@@ -198,16 +87,9 @@ def _inception(request: _Request) -> Extractor:
     )
 
 
-def _one_form(request: _Request) -> None:
-    if not request.fast:
-        raise ConfigError(f"'{request.name}' has one form only", where="fast", fix="leave the option out")
-    if request.compile:
-        raise ConfigError(f"'{request.name}' is not compiled", where="--compile", fix="leave the option out")
-
-
-def _encoder(spec: str, request: _Request) -> Encoder:
+def _encoder(spec: str, request: ExtractorRequest) -> Encoder:
     """Returns one of ovbench's encoders at 224 pixels."""
-    _one_form(request)
+    request.refuse_other_forms()
     if request.resize is not None:
         raise ConfigError(f"the resize of '{request.name}' is fixed", where="--resize", fix="leave the option out")
     if request.weights == RANDOM:
@@ -236,13 +118,13 @@ def _check_hub_cache(spec: str) -> None:
             )
 
 
-def _only_layer(request: _Request, layer: str) -> None:
+def _only_layer(request: ExtractorRequest, layer: str) -> None:
     for name in request.layers or ():
         if name != layer:
             raise unknown(f"layer of {request.name}", name, [layer], where="layers")
 
 
-def _dinov2(request: _Request) -> Extractor:
+def _dinov2(request: ExtractorRequest) -> Extractor:
     """FD-DINOv2 of dgm-eval: class token after the final norm, PIL bicubic straight to 224 x 224."""
     _only_layer(request, "class_token")
     if request.weights is None:
@@ -279,7 +161,7 @@ def _dinov2(request: _Request) -> Extractor:
     )
 
 
-def _efficientnet(request: _Request) -> Extractor:
+def _efficientnet(request: ExtractorRequest) -> Extractor:
     """FD-EfficientNetLite0: the offline network, torch bicubic with antialiasing to 224, clipped to 0…255."""
     _only_layer(request, "pool_1280")
     encoder = _encoder("efficientnet/lite0", request)
@@ -315,11 +197,9 @@ def _efficientnet(request: _Request) -> Extractor:
     )
 
 
-def _clip(request: _Request) -> Extractor:
+def _clip(request: ExtractorRequest) -> Extractor:
     """CMMD of Jayasumana et al.: projected image embeddings, read as their program reads pictures."""
-    from ovbench.harness.metrics import clip_extractor  # it is made of this file's classes
-
-    _one_form(request)
+    request.refuse_other_forms()
     _only_layer(request, clip_extractor.LAYER)
     return clip_extractor.load_clip_extractor(
         request.name,
@@ -330,7 +210,7 @@ def _clip(request: _Request) -> Extractor:
     )
 
 
-EXTRACTORS: Mapping[str, Callable[[_Request], Extractor]] = MappingProxyType(
+EXTRACTORS: Mapping[str, Callable[[ExtractorRequest], Extractor]] = MappingProxyType(
     {
         **dict.fromkeys(_INCEPTION, _inception),
         "dinov2-l14": _dinov2,
@@ -383,7 +263,7 @@ def load_extractor(
         raise ConfigError("no layer was asked for", where="layers", fix="name at least one")
     check_device_name(device)
     return build(
-        _Request(
+        ExtractorRequest(
             name=name,
             weights=None if weights is None else str(weights),
             device=check_device(device),

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.files import atomic_dir, make_dir, read_json, write_json, writing
-from ovbench.harness.metrics.extractors import ExtractorInfo
+from ovbench.harness.metrics.extractor_base import ExtractorInfo
 from ovbench.harness.metrics.moments import Features, Moments, check_features
 from ovbench.harness.metrics.references import Gaussian
 

@@ -20,7 +20,8 @@ from torch import Tensor
 from ovbench._base.errors import ConfigError
 from ovbench._base.lazy import installed, require
 from ovbench._base.seeding import numpy_generator
-from ovbench.harness.metrics.extractors import Extractor, ExtractorInfo, load_extractor
+from ovbench.harness.metrics.extractor_base import Extractor, ExtractorInfo
+from ovbench.harness.metrics.extractors import load_extractor
 from ovbench.harness.metrics.frechet import FrechetResult, frechet_distance, frechet_from_features, moments_of
 from ovbench.harness.metrics.inception_weights import RANDOM, find_weights, full_float32, random_state
 from ovbench.harness.metrics.references import Gaussian, Reference

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ovbench import __version__
-from ovbench.harness.metrics.extractors import ExtractorInfo
+from ovbench.harness.metrics.extractor_base import ExtractorInfo
 from ovbench.harness.metrics.fid_audit import Audit
 from ovbench.harness.metrics.fid_infinity import FrechetCurve
 from ovbench.harness.metrics.jackknife import PairedDifference

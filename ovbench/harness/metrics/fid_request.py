@@ -14,18 +14,18 @@ from ovbench.encoders.modeling.frozen import check_device
 from ovbench.harness.metrics.archives import open_zip
 from ovbench.harness.metrics.conventions import (
     METRICS,
-    MODES,
     Mode,
     check_network,
     default_metrics,
     mode_of,
     parse_metrics,
 )
-from ovbench.harness.metrics.extractors import Extractor, load_extractor
+from ovbench.harness.metrics.extractor_base import Extractor
+from ovbench.harness.metrics.extractors import load_extractor
 from ovbench.harness.metrics.fid_audit import AuditRequest
 from ovbench.harness.metrics.image_sources import ImageSource
 from ovbench.harness.metrics.inception_weights import Precision
-from ovbench.harness.metrics.pair_scores import Measure, check_can_pair, measures_of
+from ovbench.harness.metrics.pair_scores import Measure, check_can_pair, check_sources, measures_of
 from ovbench.harness.metrics.reference_checks import check_match, check_purpose
 from ovbench.harness.metrics.references import Purpose, Reference, features_path, is_own_reference, read_reference
 from ovbench.results.provenance import num_cores
@@ -125,14 +125,14 @@ def open_inputs(request: FidRequest) -> FidInputs:
         _check_target(request, request.save_reference)
     asked = None if request.metrics is None else parse_metrics(request.metrics)
     statistics, real = open_reference(request, request.real)
-    fake = _source(request, request.fake)
+    fake = open_source(request, request.fake)
     if request.expect is not None and len(fake) != request.expect and not request.skip_bad:
         raise DataError(
             f"{len(fake)} pictures instead of {request.expect}",
             where=str(fake.path),
             fix="generate the missing ones, or state the number",
         )
-    versus = None if request.versus is None else _source(request, request.versus)
+    versus = None if request.versus is None else open_source(request, request.versus)
     if versus is not None and len(versus) != len(fake):
         raise ConfigError(
             f"a paired comparison needs as many pictures of both, got {len(fake)} and {len(versus)}",
@@ -148,6 +148,8 @@ def open_inputs(request: FidRequest) -> FidInputs:
             where="--metrics",
             fix="name the pictures that were encoded as REAL",
         )
+    if pairs and real is not None:
+        check_sources(real, fake)
     measures = measures_of(pairs, lpips_weights=request.lpips_weights, device=request.device)
     sets = None if asked is None else tuple(name for name in asked if name not in pairs)
     warnings: list[str] = []
@@ -181,7 +183,7 @@ def open_inputs(request: FidRequest) -> FidInputs:
             where="--save-reference",
             fix="add fid to --metrics, or leave the option out",
         )
-    warnings += _without_effect(request, metrics, pairs, statistics)
+    warnings += _without_effect(request, mode, metrics, pairs, statistics)
     if (network := measures.get("lpips")) is not None and network.name != METRICS["lpips"].title:
         warnings.append("the network of LPIPS is untrained: its numbers say nothing about pictures")
     return FidInputs(
@@ -233,20 +235,19 @@ def _check_target(request: FidRequest, target: Path) -> None:
 
 def _crop_warnings(request: FidRequest, statistics: Reference, fake: ImageSource) -> list[str]:
     """Returns what is to be said where a reference's pictures were cut in another way than the generated ones."""
-    own = "none" if request.crop_px is None else f"ADM centre {request.crop_px}"
-    if statistics.crop in (None, own):
+    if statistics.crop in (None, fake.crop):
         return []
     return [
         f"the pictures of '{request.real.name}' had the crop '{statistics.crop}', those of '{fake.path.name}' have "
-        f"'{own}': compare them only if the generator was trained on pictures that were cut so"
+        f"'{fake.crop}': compare them only if the generator was trained on pictures that were cut so"
     ]
 
 
 def _without_effect(
-    request: FidRequest, metrics: Sequence[str], pairs: Sequence[str], statistics: Reference | None
+    request: FidRequest, mode: Mode, metrics: Sequence[str], pairs: Sequence[str], statistics: Reference | None
 ) -> list[str]:
     """Returns warnings about settings that change nothing here."""
-    subsets = "kid" in metrics and MODES[request.mode].kid != "full"
+    subsets = "kid" in metrics and mode.kid != "full"
     idle = {
         "--split": request.split is not None and statistics is not None,
         "--kid-subset-size": request.kid_subset_size != 1000 and not subsets,
@@ -261,7 +262,7 @@ def open_reference(request: FidRequest, path: Path) -> tuple[Reference | None, I
     """Returns the statistics of a file, its pictures, or both: ADM's statistics are of more than its pictures."""
     statistics = _statistics(path)
     holds_pictures = statistics is None or statistics.pictures > 0
-    return statistics, _source(request, path) if holds_pictures else None
+    return statistics, open_source(request, path) if holds_pictures else None
 
 
 def _check_reference(
@@ -301,9 +302,15 @@ def _statistics(path: Path) -> Reference | None:
     return None
 
 
-def _source(request: FidRequest, path: Path) -> ImageSource:
+def open_source(request: FidRequest, path: Path, *, limit: int | None = None) -> ImageSource:
+    """Returns the pictures of a path as the request reads them; with a limit, the first so many of them."""
     return ImageSource(
-        path, crop_px=request.crop_px, skip_bad=request.skip_bad, convert=request.convert, workers=max(2, num_cores())
+        path,
+        crop_px=request.crop_px,
+        skip_bad=request.skip_bad,
+        convert=request.convert,
+        limit=limit,
+        workers=max(2, num_cores()),
     )
 
 

@@ -17,11 +17,11 @@ from ovbench.harness.feature_cache import FOLDER, FeatureCache
 from ovbench.harness.metrics.against import Against
 from ovbench.harness.metrics.collect import Collected, Progress, collect
 from ovbench.harness.metrics.conventions import METRICS
-from ovbench.harness.metrics.extractors import Extractor
+from ovbench.harness.metrics.extractor_base import Extractor
 from ovbench.harness.metrics.fid_audit import Audit, AuditData, OtherReference, run_audit
 from ovbench.harness.metrics.fid_infinity import FrechetCurve
 from ovbench.harness.metrics.fid_report import Difference, FidReport, about_extractor, provenance
-from ovbench.harness.metrics.fid_request import FidInputs, FidRequest, open_inputs, open_reference
+from ovbench.harness.metrics.fid_request import FidInputs, FidRequest, open_inputs, open_reference, open_source
 from ovbench.harness.metrics.image_sources import ImageSource
 from ovbench.harness.metrics.jackknife import paired_mean_difference
 from ovbench.harness.metrics.manifold import tile_size
@@ -222,7 +222,7 @@ class FidRun:
         )
         self._ended(step, began)
         self.num_computed[step] = found.num_computed
-        self._check_expected(step == "fake", source)
+        self._check_expected(source)
         self.warnings += [f"{step}: {warning}" for warning in source.report.warnings()]
         if found.features.count < 2 and metrics & {"fid", "sfid", "fid-infinity"}:
             raise DataError(
@@ -307,11 +307,11 @@ class FidRun:
         if self.inputs.extractor is None:  # else the pass over its features has said it
             for name, read in (("reference", self.inputs.real), ("fake" if step == "pairs" else "versus", source)):
                 self.warnings += [f"{name}: {warning}" for warning in read.report.warnings()]
-            self._check_expected(step == "pairs", source)
+            self._check_expected(source)
         return found
 
-    def _check_expected(self, is_fake: bool, source: ImageSource) -> None:
-        if is_fake and self.request.expect is not None:
+    def _check_expected(self, source: ImageSource) -> None:
+        if source is self.inputs.fake and self.request.expect is not None:
             source.report.check_count(self.request.expect)
 
     # --- audit -----------------------------------------------------------------------------------------------------
@@ -342,12 +342,7 @@ class FidRun:
         return found
 
     def _few(self, source: ImageSource, limit: int | None) -> ImageSource:
-        if limit is None or limit >= len(source):
-            return source
-        request = self.request
-        return ImageSource(
-            source.path, crop_px=request.crop_px, skip_bad=request.skip_bad, convert=request.convert, limit=limit
-        )
+        return source if limit is None or limit >= len(source) else open_source(self.request, source.path, limit=limit)
 
     def _pool_rows(self, source: ImageSource, extractor: Extractor) -> np.ndarray:
         info, scratch = extractor.info, self.folder / "scratch"
@@ -380,7 +375,7 @@ class FidRun:
             "path": str(source.path),
             "kind": source.kind,
             "n": report.count or len(source),
-            "crop": None if source.crop_px is None else f"ADM centre {source.crop_px}",
+            "crop": None if source.crop_px is None else source.crop,
         }
         if report.count:
             about |= {

@@ -7,7 +7,6 @@ duplicates and constant pictures are counted. Nothing is resized here, apart fro
 from __future__ import annotations
 
 import itertools
-import logging
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +28,6 @@ from ovbench.harness.metrics.image_readers import Item, Reader, open_reader
 
 Fault = Literal["unreadable", "not 8-bit RGB", "another size"]
 _NAMED = 20  # faults that are looked for and named before giving up
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,6 +166,11 @@ class ImageSource:
 
     def __len__(self) -> int:
         return self._length
+
+    @property
+    def crop(self) -> str:
+        """What was cut from each picture, as references say it: `none`, or `ADM centre <side>`."""
+        return "none" if self.crop_px is None else f"ADM centre {self.crop_px}"
 
     @property
     def kind(self) -> str:

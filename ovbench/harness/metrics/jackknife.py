@@ -89,9 +89,10 @@ class _LeftOut:
         reference: Gaussian,
         blocks: list[NDArray[np.int64]],
         device: torch.device | str | None,
+        own: Gaussian | None = None,
     ) -> None:
         self.features, self.blocks, self.reference, self.device = features, blocks, reference, device
-        self.own = moments_of(features, "generated", device)
+        self.own = moments_of(features, "generated", device) if own is None else own
         lower = cholesky(reference)
         self.root = lower if lower is not None else factor(reference)  # F, [d, r]
         self.inner = self.root.T @ self.own.sigma @ self.root  # A, [r, r]
@@ -239,13 +240,14 @@ def jackknife_against(
     features: Features,
     reference: Gaussian,
     *,
+    own: Gaussian | None = None,
     num_blocks: int = NUM_BLOCKS,
     seed: int = 0,
     method: Method = "auto",
     device: torch.device | str | None = None,
 ) -> FrechetJackknife:
-    """Returns `jackknife_frechet` against checked statistics."""
-    parts = _prepare(features, reference, num_blocks, seed, method, device)
+    """Returns `jackknife_frechet` against checked statistics; `own` are those of the features, where they are there."""
+    parts = _prepare(features, reference, num_blocks, seed, method, device, own=own)
     values, used, reason = _leave_out(parts, method)
     error, bias = _error(values), (num_blocks - 1) * (float(values.mean()) - parts.value)
     corrected = parts.value - bias
@@ -264,6 +266,7 @@ def _prepare(
     method: Method,
     device: torch.device | str | None,
     name: str = "generated",
+    own: Gaussian | None = None,
 ) -> _LeftOut:
     if method not in ("auto", "exact", "second-order"):
         raise ConfigError(f"unknown jackknife method {method!r}", where="method", fix="auto, exact or second-order")
@@ -274,7 +277,7 @@ def _prepare(
             where=name,
             fix="score both with the same extractor and layer",
         )
-    return _LeftOut(features, reference, block_rows(len(features), num_blocks, seed), device)
+    return _LeftOut(features, reference, block_rows(len(features), num_blocks, seed), device, own)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -82,6 +82,22 @@ def check_can_pair(first: ImageSource, second: ImageSource) -> None:
             )
 
 
+def check_sources(original: ImageSource, reconstruction: ImageSource) -> None:
+    """Refuses sources that cannot be pairs, as far as that shows before a picture is read.
+
+    Raises:
+        DataError: They hold other numbers of pictures.
+        ConfigError: See `check_can_pair`.
+    """
+    check_can_pair(original, reconstruction)
+    if len(original) != len(reconstruction):
+        raise DataError(
+            f"{len(original)} originals and {len(reconstruction)} reconstructions are no pairs",
+            where=f"{original.path}, {reconstruction.path}",
+            fix="PSNR, SSIM and LPIPS compare each picture with the one it was made from",
+        )
+
+
 def check_pairing(first_keys: Sequence[str | None], second_keys: Sequence[str | None], where: str) -> list[str]:
     """Checks that two sets of pictures are pairs, one by one in order, and returns what a reader must know.
 
@@ -129,13 +145,7 @@ def score_pairs(
         DataError: The two are not pairs: another number, size or name.
         ConfigError: Pictures may be left out, and nothing tells which pair is then broken.
     """
-    check_can_pair(original, reconstruction)
-    if len(original) != len(reconstruction):
-        raise DataError(
-            f"{len(original)} originals and {len(reconstruction)} reconstructions are no pairs",
-            where=f"{original.path}, {reconstruction.path}",
-            fix="PSNR, SSIM and LPIPS compare each picture with the one it was made from",
-        )
+    check_sources(original, reconstruction)
     found: dict[str, list[np.ndarray]] = {name: [] for name in measures}
     warnings: dict[str, None] = {}  # each once, in order
     done = 0

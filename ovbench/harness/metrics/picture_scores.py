@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ovbench.harness.metrics.against import Against, Statistics, checked
+from ovbench.harness.metrics.against import Against, Statistics, of_generated
 from ovbench.harness.metrics.base import Interval, MetricSpec, ScoredMetric, undefined
 from ovbench.harness.metrics.cmmd import SCALE, SIGMA, embeddings
 from ovbench.harness.metrics.conventions import METRICS, Mode
-from ovbench.harness.metrics.extractors import ExtractorInfo
+from ovbench.harness.metrics.extractor_base import ExtractorInfo
 from ovbench.harness.metrics.feature_sets import FeatureSet
 from ovbench.harness.metrics.fid_infinity import FrechetCurve, curve_against
 from ovbench.harness.metrics.frechet import frechet_between
@@ -217,8 +217,8 @@ class _Work:
 
     def _distance(self, metric: str, layer: str, reference: Statistics) -> PictureScore:
         rows = self.generated.rows.get(layer)
-        stats = self.generated.gaussian(layer)
-        found = frechet_between(reference, checked(stats, self.generated.count, self.generated.device, rows))
+        own = of_generated(self.generated, layer)
+        found = frechet_between(reference, own)
         interval, note, without = self._no_interval(), "", None
         details: dict[str, float | int | str] = {"mean_term": found.mean_term, "solver": found.solver}
         if interval is None and rows is None:
@@ -226,7 +226,7 @@ class _Work:
         if interval is None:
             assert rows is not None
             knife = jackknife_against(
-                rows, reference, num_blocks=self._blocks(), seed=self.settings.seed, device=self.device
+                rows, reference, own=own, num_blocks=self._blocks(), seed=self.settings.seed, device=self.device
             )
             without = np.array(knife.without_block)
             interval = jackknife_interval(found.value, without, "the distance")

@@ -19,7 +19,7 @@ from ovbench._base.files import make_dir, read_json, write_json, writing
 from ovbench._base.fingerprint import fingerprint
 from ovbench.harness.feature_cache import FeatureCache
 from ovbench.harness.metrics.collect import Progress, collect
-from ovbench.harness.metrics.extractors import Extractor
+from ovbench.harness.metrics.extractor_base import Extractor
 from ovbench.harness.metrics.image_sources import ImageSource
 from ovbench.harness.metrics.manifold import squared_radii
 from ovbench.harness.metrics.references import Purpose, Reference, check_statistics, read_reference, write_reference
@@ -331,7 +331,7 @@ def _make(
         weights_sha256=info.weights_sha256,
         resize=info.resize,
         quantise="stored",
-        crop="none" if source.crop_px is None else f"ADM centre {source.crop_px}",
+        crop=source.crop,
         split=split,
         source_sha256=source.report.pixels_sha256,
         features=features.rows[info.pool],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from ovbench._base.errors import ConfigError
-from ovbench.harness.metrics.extractors import ExtractorInfo
+from ovbench.harness.metrics.extractor_base import ExtractorInfo
 from ovbench.harness.metrics.references import OTHER_PURPOSE, Purpose, Reference
 
 

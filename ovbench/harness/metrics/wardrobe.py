@@ -9,25 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.fingerprint import file_sha256
-from ovbench._base.names import unknown
+from ovbench._base.names import lookup
 from ovbench._base.paths import asset
 from ovbench.encoders.modeling.frozen import weights_digest
 from ovbench.encoders.modeling.sources import seeded
 from ovbench.encoders.modeling.vit import load_strict
 from ovbench.encoders.modeling.weights_file import build_config, read_weights
+from ovbench.harness.metrics.extractor_base import Extractor, ExtractorInfo, ExtractorRequest
 from ovbench.harness.metrics.inception_weights import RANDOM
 from ovbench.harness.metrics.resizing import RESIZES
 from ovbench.tasks.world.scene import CELL_PX, COLOURS, GARMENTS
-
-if TYPE_CHECKING:
-    from ovbench.harness.metrics.extractors import Extractor, _Request
 
 ASSET = "metrics/wardrobe.safetensors"
 NUM_FEATURES = 64
@@ -123,7 +120,7 @@ def load_wardrobe(path: Path) -> Wardrobe:
     return network.eval().requires_grad_(False)
 
 
-def wardrobe_extractor(request: _Request) -> Extractor:
+def wardrobe_extractor(request: ExtractorRequest) -> Extractor:
     """FD-wardrobe: 64 features of the embedded garment classifier, at 32 x 32 (see `to_input`).
 
     The layer `logits` holds the garment logits [B, 8] in the order of GARMENTS, so that the class of a generated
@@ -133,22 +130,13 @@ def wardrobe_extractor(request: _Request) -> Extractor:
         ConfigError: An option that this network does not have, or an unknown layer.
         DataError: The weights cannot be used.
     """
-    # Trap: extractors.py imports this file.
-    from ovbench.harness.metrics.extractors import Extractor, ExtractorInfo
-
     widths = {_POOL: NUM_FEATURES, "logits": len(GARMENTS)}
     layers = request.layers or tuple(widths)
     for layer in layers:
-        if layer not in widths:
-            raise unknown(f"layer of {request.name}", layer, list(widths), where="layers")
-    refused = {
-        "fast": ("has one form only", not request.fast),
-        "--compile": ("is not compiled", request.compile),
-        "--resize": ("has a fixed resize", request.resize is not None),
-    }
-    for option, (why, given) in refused.items():
-        if given:
-            raise ConfigError(f"'{request.name}' {why}", where=option, fix="leave the option out")
+        lookup(widths, layer, kind=f"layer of {request.name}", where="layers")
+    request.refuse_other_forms()
+    if request.resize is not None:
+        raise ConfigError(f"'{request.name}' has a fixed resize", where="--resize", fix="leave the option out")
     trained = request.weights != RANDOM
     if trained:
         path = Path(request.weights).expanduser() if request.weights else asset(ASSET)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ovbench.harness.metrics.extractors import Extractor, ExtractorInfo
+from ovbench.harness.metrics.extractor_base import Extractor, ExtractorInfo
 
 SIDE = 16
 POOL, SPATIAL, LOGITS = 12, 10, 6

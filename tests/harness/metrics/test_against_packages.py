@@ -23,7 +23,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from ovbench.harness.metrics.extractors import Extractor, load_extractor
+from ovbench.harness.metrics.extractor_base import Extractor
+from ovbench.harness.metrics.extractors import load_extractor
 from ovbench.harness.metrics.fid_report import FidReport
 from ovbench.harness.metrics.fid_request import FidRequest
 from ovbench.harness.metrics.fid_run import run_fid

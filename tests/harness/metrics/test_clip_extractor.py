@@ -25,7 +25,8 @@ from ovbench.encoders.base import Variant
 from ovbench.encoders.preprocess import OPENAI_CLIP
 from ovbench.harness.metrics import clip_extractor
 from ovbench.harness.metrics.cmmd import cmmd
-from ovbench.harness.metrics.extractors import CMMD_TITLE, load_extractor
+from ovbench.harness.metrics.extractor_base import CMMD_TITLE
+from ovbench.harness.metrics.extractors import load_extractor
 from tests.harness.metrics.fid_data import golden_pictures, nchw, relative
 
 TOWER = {

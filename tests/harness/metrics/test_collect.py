@@ -13,7 +13,7 @@ import torch
 from ovbench._base.errors import DataError
 from ovbench.harness.feature_cache import FOLDER, FeatureCache
 from ovbench.harness.metrics.collect import Collected, collect
-from ovbench.harness.metrics.extractors import Extractor
+from ovbench.harness.metrics.extractor_base import Extractor
 from ovbench.harness.metrics.image_sources import ImageSource
 
 from .picture_sets import pictures, toy_extractor, toy_rows, write_folder
@@ -162,7 +162,7 @@ def test_another_version_of_the_code_finds_nothing_old(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(folder, toy_extractor(), tmp_path, cache=remembering(tmp_path))
-    monkeypatch.setattr("ovbench.harness.metrics.extractors.EXTRACTION_VERSION", 2)
+    monkeypatch.setattr("ovbench.harness.metrics.extractor_base.EXTRACTION_VERSION", 2)
     assert run(folder, toy_extractor(), tmp_path, cache=remembering(tmp_path)).num_computed == 50
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ovbench.harness.feature_cache import FOLDER, FeatureCache
 from ovbench.harness.metrics.collect import Collected, collect
-from ovbench.harness.metrics.extractors import Extractor
+from ovbench.harness.metrics.extractor_base import Extractor
 from ovbench.harness.metrics.image_sources import ImageSource
 
 from .picture_sets import LOGITS, POOL, SPATIAL, pictures, toy_extractor, toy_rows, write_folder

@@ -17,7 +17,8 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torchmetrics.image.fid import NoTrainInceptionV3
 
 from ovbench._base.errors import ConfigError, DataError
-from ovbench.harness.metrics.extractors import EXTRACTORS, Extractor, load_extractor
+from ovbench.harness.metrics.extractor_base import Extractor
+from ovbench.harness.metrics.extractors import EXTRACTORS, load_extractor
 from ovbench.harness.metrics.inception_weights import RANDOM, random_state
 from tests.harness.metrics.fid_data import GOLDEN, SETS, golden, golden_pictures, nchw, pictures, relative
 

@@ -15,7 +15,7 @@ import pytest
 import ovbench
 from ovbench._base.errors import OvbenchError
 from ovbench._base.files import to_json
-from ovbench.harness.metrics.extractors import Extractor
+from ovbench.harness.metrics.extractor_base import Extractor
 from ovbench.harness.metrics.fid_audit import AuditRequest
 from ovbench.harness.metrics.fid_report import FidReport
 from ovbench.harness.metrics.fid_request import FidRequest, check_report_target

@@ -16,7 +16,7 @@ from ovbench._base.errors import DataError
 from ovbench.harness.cache_command import cache_rows
 from ovbench.harness.feature_cache import FOLDER, FeatureCache
 from ovbench.harness.metrics import references
-from ovbench.harness.metrics.extractors import Extractor
+from ovbench.harness.metrics.extractor_base import Extractor
 from ovbench.harness.metrics.image_sources import ImageSource
 from ovbench.harness.metrics.manifold import squared_radii, tile_size
 from ovbench.harness.metrics.reference_cache import FOLDER as REFERENCES

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ovbench._base.errors import ConfigError, DataError
-from ovbench.harness.metrics.extractors import ExtractorInfo
+from ovbench.harness.metrics.extractor_base import ExtractorInfo
 from ovbench.harness.metrics.reference_checks import check_match, check_purpose
 from ovbench.harness.metrics.references import (
     Gaussian,

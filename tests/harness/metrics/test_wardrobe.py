@@ -17,7 +17,8 @@ from ovbench._base.fingerprint import file_sha256
 from ovbench._base.paths import asset, assets_manifest
 from ovbench.encoders.modeling.weights_file import read_tensors
 from ovbench.harness.checkpoint import save_tensors
-from ovbench.harness.metrics.extractors import Extractor, load_extractor
+from ovbench.harness.metrics.extractor_base import Extractor
+from ovbench.harness.metrics.extractors import load_extractor
 from ovbench.harness.metrics.frechet import Gaussian
 from ovbench.harness.metrics.inception_weights import RANDOM
 from ovbench.harness.metrics.resizing import torch_bicubic_antialias
