@@ -99,7 +99,9 @@ def solve(
         ode = require("torchdiffeq", extra="offline", purpose=f"the solver '{method}'")
         # Both ends alone: the steps are the method's own, and states at the points between would only be stored.
         ends = grid[[0, -1]].to(state.device)
-        # Trap: tolerances as lists, as the reference gives them, make torchdiffeq choose its first step in float64.
+        # Trap: tolerances as lists, as the reference gives them, make torchdiffeq choose its first step in float64. It
+        # divides the difference of two nearly equal velocities, which in float32 is mostly rounding: another number of
+        # threads takes other steps, and the result moves within the method's tolerance (seen: 6e-3 at rtol 1e-3).
         return ode.odeint(lambda t, x: field(x, t.cpu()), state, ends, method=method, atol=[atol], rtol=[rtol])[-1]
     tableau = TABLEAUS[method]
     for start, end in pairwise(grid):
