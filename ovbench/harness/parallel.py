@@ -1,0 +1,137 @@
+"""The processes of one command under `torchrun` or `accelerate launch`: who this one is, and what all of them share.
+
+Contract: results do not depend on how many there are. Each takes its share of the samples by their running numbers;
+gradients and losses are means over all of them, and one process alone writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from ovbench._base.errors import ConfigError
+from ovbench._base.lazy import require
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Processes:
+    """This process among all; make it with `open_processes`."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one that writes."""
+        return self.rank == 0
+
+    @property
+    def several(self) -> bool:
+        """Whether there are others."""
+        return self.world_size > 1
+
+    def share(self, count: int, what: str) -> int:
+        """Returns this process's part of `count` things that are split evenly.
+
+        Raises:
+            ConfigError: They cannot be.
+        """
+        if count % self.world_size:
+            raise ConfigError(
+                f"{what} of {count} cannot be split over {self.world_size} processes",
+                where="torchrun --nproc-per-node",
+                fix=f"use a number of processes that divides {count}",
+            )
+        return count // self.world_size
+
+    def data_parallel(self, module: nn.Module) -> nn.Module:
+        """Returns a module whose gradients are means over all processes: DistributedDataParallel, or itself alone.
+
+        Call it instead of the module, which stays the owner of the weights. Buffers are not broadcast: what ours hold
+        is equal everywhere.
+        """
+        if not self.several:
+            return module
+        return nn.parallel.DistributedDataParallel(
+            module,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+
+    @contextlib.contextmanager
+    def summing_later(self, module: nn.Module, later: bool) -> Iterator[None]:
+        """Keeps gradients of the backward passes inside to this process where `later`: accumulation over passes."""
+        if later and isinstance(module, nn.parallel.DistributedDataParallel):
+            with module.no_sync():
+                yield
+        else:
+            yield
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Returns the mean of a tensor over all processes; itself where there is one."""
+        if not self.several:
+            return tensor
+        reduced = tensor.detach().clone()
+        torch.distributed.all_reduce(reduced)
+        return reduced / self.world_size
+
+    def broadcast(self, value: T) -> T:
+        """Returns the main process's value."""
+        if not self.several:
+            return value
+        box: list[Any] = [value]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return cast(T, box[0])
+
+    def gather(self, value: T) -> list[T]:
+        """Returns the value of every process, in order."""
+        if not self.several:
+            return [value]
+        boxes: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(boxes, value)
+        return cast(list[T], boxes)
+
+    def barrier(self) -> None:
+        """Waits for all."""
+        if self.several:
+            torch.distributed.barrier()
+
+
+ALONE = Processes()
+
+
+def open_processes(device: str) -> Processes:
+    """Returns the processes that a launcher started, or this one alone; the first call joins them.
+
+    Args:
+        device: `cpu`, `cuda` or `cuda:N`. Under a launcher each process has the GPU of its local number.
+
+    Raises:
+        ConfigError: A GPU is named by number under a launcher, or there are fewer GPUs than processes.
+        DependencyError: accelerate is not installed.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return Processes(device=torch.device(device))
+    if device not in ("cpu", "cuda"):
+        raise ConfigError(
+            f"'{device}' names one GPU for several processes", where="--device", fix="use --device cuda, or cpu"
+        )
+    local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if device == "cuda" and local >= count:
+        raise ConfigError(
+            f"process {local} of this machine has no GPU: there are {count}",
+            where="torchrun --nproc-per-node",
+            fix="start as many processes as there are GPUs, or use --device cpu",
+        )
+    state = require("accelerate", extra="offline", purpose="several processes").PartialState(cpu=device == "cpu")
+    return Processes(rank=state.process_index, world_size=state.num_processes, device=state.device)
