@@ -76,7 +76,7 @@ def faults(name: str, source: str) -> list[str]:
             found.append(f"{name} imports {module}")
         if at_top and area == "__init__":
             found.append(f"{name} imports {module} when it is imported")
-        config_of_config = name.endswith("config.py") and "/config" in target
+        config_of_config = name.endswith("config.py") and "config/" in target
         heavy_target = target.startswith(("encoders/modeling", "harness/", "tasks/world/draw")) and not config_of_config
         if at_top and heavy_target and not heavy_file:
             found.append(f"{name} loads the heavy module {module} when it is imported")

@@ -141,7 +141,37 @@ def load_trunk(request: LoadRequest) -> TokenEncoder:
             load_strict(vit, stored.tensors, where=str(path))
         else:
             vit = seeded(lambda: OpenVisionViT(config), request.random_seed)
+    vit = _corner(vit, request, 1 if vae is None else vae.downsampling)
     return openvision_encoder(request, vit, vae, normalisation=HALF)
+
+
+def _corner(vit: OpenVisionViT, request: LoadRequest, downsampling: int) -> OpenVisionViT:
+    """Returns the trunk for smaller pictures: their tokens take the positions of the upper left corner, unchanged.
+
+    The miniatures were trained on single quadrants too, with the positions of that quadrant, so a quarter of a scene is
+    a picture that they know (docs/mini-weights.md).
+
+    Raises:
+        ConfigError: The side asked for is no whole number of patches. A larger one is refused by the caller.
+    """
+    patch = vit.config.patch_size * downsampling
+    side = vit.config.image_size * downsampling
+    if request.size is None or request.size >= side:
+        return vit
+    if request.size % patch or request.size < patch:
+        raise ConfigError(
+            f"{request.size} pixels are no whole number of {patch}-pixel patches",
+            where="--encoder …?size=",
+            fix=f"use a multiple of {patch}, at most {side}",
+        )
+    other = OpenVisionViT(replace(vit.config, image_size=request.size // downsampling))
+    grid = vit.config.grid
+    state = dict(vit.state_dict())
+    rows = 1 + torch.arange(grid * grid).reshape(grid, grid)[: other.config.grid, : other.config.grid].flatten()
+    table = state["positional_embedding"]
+    state["positional_embedding"] = torch.cat([table[:1], table[rows]])
+    other.load_state_dict(state)
+    return other
 
 
 def load_released(request: LoadRequest) -> TokenEncoder:
