@@ -1,0 +1,186 @@
+"""Stage 2: a diffusion transformer learns the velocity of flow matching on normalised latents.
+
+Source: arXiv 2510.11690, sections 4.2 and 5; github.com/bytetriper/RAE, src/train.py and configs/stage2/training. Not
+as there: micro-batches add up, resuming is exact, and position tables and time frequencies are fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ovbench._base.seeding import derive
+from ovbench.harness.generation.config import Stage2Config
+from ovbench.harness.generation.draws import TrainingDraws, training_draws
+from ovbench.harness.generation.flow_config import TransportConfig
+from ovbench.harness.generation.network import Stage2Network
+from ovbench.harness.generation.network_weights import build_network, save_network
+from ovbench.harness.generation.picture_data import training_flips, training_order
+from ovbench.harness.generation.recipe_config import DiTRecipe, OptimiserConfig
+from ovbench.harness.generation.schedules import EMA, learning_rate
+from ovbench.harness.generation.transport import transport_loss
+from ovbench.harness.parallel import ALONE, Processes
+from ovbench.harness.training import LoopConfig, Optimised, Progress, no_progress, train_parts, trainable
+
+NAME = "dit"
+_SWIGLU_MULTIPLE = {"float32": 1, "bfloat16": 64}  # of the padded width: tensor cores need multiples of 8
+Latents = Callable[[Sequence[int], Sequence[bool]], Tensor]  # numbers, mirrored → normalised [B, C, h, w]
+
+
+def weights_name(epochs: float | None = None) -> str:
+    """Returns the file of the averaged weights: at the end, or after so many epochs."""
+    return f"{NAME}.safetensors" if epochs is None else f"{NAME}-{epochs:g}ep.safetensors"
+
+
+def loop_config(optimiser: OptimiserConfig, num_pictures: int) -> LoopConfig:
+    """Returns the settings of the training loop; the learning rate is the schedule's."""
+    return LoopConfig(
+        steps=optimiser.num_steps(num_pictures),
+        lr=optimiser.schedule.base_lr,
+        betas=optimiser.betas,
+        eps=optimiser.eps,
+        weight_decay=optimiser.weight_decay,
+        clip_norm=optimiser.clip_norm,
+        checkpoint_every=optimiser.checkpoint_every,
+        log_every=optimiser.log_every,
+    )
+
+
+def identity_of(optimiser: OptimiserConfig) -> dict[str, Any]:
+    """Returns the settings that can change a weight; how often it is saved and in how many passes it runs cannot."""
+    idle = ("checkpoint_every", "log_every", "micro_batch")
+    return {name: value for name, value in asdict(optimiser).items() if name not in idle}
+
+
+class _Loss(nn.Module):
+    """What DistributedDataParallel sees: a batch's loss as a forward pass."""
+
+    def __init__(self, network: Stage2Network, transport: TransportConfig, *, autocast: bool) -> None:
+        super().__init__()
+        self.network, self.transport, self.autocast = network, transport, autocast
+
+    def forward(
+        self, data: Tensor, labels: Tensor, uniforms: Tensor, drop: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        draws = TrainingDraws(uniforms=uniforms, drop=drop, noise=noise)
+        with torch.autocast(data.device.type, torch.bfloat16, enabled=self.autocast):
+            found = transport_loss(self.network, data, labels, draws, self.transport)
+        return found.per_image, found.times
+
+
+def train_dit(
+    latents: Latents,
+    labels: NDArray[Any],
+    config: Stage2Config,
+    recipe: DiTRecipe,
+    *,
+    seed: int,
+    folder: Path,
+    source: str,
+    processes: Processes = ALONE,
+    compile: bool = False,
+    progress: Progress = no_progress,
+) -> Path:
+    """Trains a diffusion transformer; the same call again continues.
+
+    Contract: sample k of the training (its picture, flip, time, noise and dropped label) depends on (seed, k) alone, so
+    number of processes, micro-batches and restarts change the result by rounding at most, restarts by nothing.
+
+    Args:
+        latents: Normalised latents of the training pictures, by number and view.
+        labels: Their classes, int64 [N].
+        config: Architecture.
+        recipe: Optimiser, transport, flips, probes.
+        seed: Of weights, order and draws.
+        folder: Holds checkpoint, log and the averaged weights.
+        source: What latents and labels are, for the identity of the run: a checkpoint of another one is not continued.
+        processes: Share each batch.
+        compile: Compile the blocks, for a GPU.
+        progress: Told after each update.
+
+    Returns:
+        The averaged weights of the end; those at `recipe.probes` lie beside it (`weights_name`).
+
+    Raises:
+        ConfigError: The batch cannot be split, or the latents do not fit.
+        OvbenchError: The loss became NaN or infinite; the last checkpoint is kept.
+    """
+    optimiser, device = recipe.optimiser, processes.device
+    count, share = len(labels), processes.share(optimiser.batch_size, "a batch")
+    network = build_network(
+        config, seed=derive(seed, "dit/init"), swiglu_multiple=_SWIGLU_MULTIPLE[optimiser.precision]
+    ).to(device)
+    network.train()
+    ema = EMA(network, optimiser.ema)
+    if compile:
+        for block in network.blocks:
+            block.compile()
+    loss = _Loss(network, recipe.transport, autocast=optimiser.precision == "bfloat16")
+    shared = processes.data_parallel(loss)
+    shape = (config.in_channels, config.input_size, config.input_size)
+    drop_probability = config.class_dropout_prob
+    micro = min(optimiser.micro_batch or share, share)
+
+    def backward(step: int) -> dict[str, Tensor]:
+        first = step * optimiser.batch_size + processes.rank * share
+        total = torch.zeros((), device=device)
+        for start in range(first, first + share, micro):
+            number = min(micro, first + share - start)
+            indices = training_order(seed, "dit/order", start, number, count)
+            flips = training_flips(seed, "dit/flip", start, number) if recipe.flips else [False] * number
+            data = latents(indices, list(flips)).to(device, non_blocking=True)
+            draws = training_draws(seed, range(start, start + number), shape, drop_probability=drop_probability)
+            with processes.summing_later(shared, start + number < first + share):
+                per_image, _ = shared(
+                    data, torch.as_tensor(labels[indices]).to(device), draws.uniforms, draws.drop, draws.noise
+                )
+                part = per_image.sum() / share
+                part.backward()
+            total += part.detach()
+        return {"loss": total}
+
+    steps_per_epoch = optimiser.steps_per_epoch(count)
+    probes = {max(1, round(probe * steps_per_epoch)): probe for probe in recipe.probes}
+
+    def after_step(done: int) -> None:
+        if done in probes and processes.is_main:
+            save_network(folder / weights_name(probes[done]), ema.module)
+
+    modules = {"network": cast(nn.Module, network), "ema": cast(nn.Module, ema.module)}
+    train_parts(
+        modules=modules,
+        parts=(
+            Optimised(
+                config=loop_config(optimiser, count),
+                parameters=trainable({"network": network}),
+                lr_at=lambda step: learning_rate(step, optimiser.schedule, steps_per_epoch),
+                backward=backward,
+            ),
+        ),
+        config=loop_config(optimiser, count),
+        folder=folder,
+        name=NAME,
+        recipe={
+            "network": asdict(config),
+            "optimiser": identity_of(optimiser),
+            "transport": asdict(recipe.transport),
+            "flips": recipe.flips,
+            "seed": seed,
+            "source": source,
+            "pictures": count,
+        },
+        processes=processes,
+        progress=progress,
+        before_save=lambda done: ema.update(done - 1),
+        after_step=after_step,
+    )
+    if processes.is_main:
+        save_network(folder / weights_name(), ema.module)
+    processes.barrier()
+    return folder / weights_name()
