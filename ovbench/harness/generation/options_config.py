@@ -1,0 +1,117 @@
+"""What a user may set about generation beside the protocol: counts, guidance, given weights, data. Values only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from ovbench._base.errors import ConfigError, DataError
+from ovbench._base.names import unknown
+from ovbench.harness.generation.flow_config import GuidanceConfig
+
+SaveFormat = Literal["png", "npz"]
+_GUIDANCE = re.compile(r"(?P<kind>[a-z]+)(:(?P<scale>[0-9.]+)(@(?P<low>[0-9.]+)-(?P<high>[0-9.]+))?)?")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationOptions:
+    """Settings of one generation run; what is None is the protocol's."""
+
+    num_samples: int | None = None
+    guidance: GuidanceConfig | None = None
+    decoder: Path | None = None  # weights of a trained decoder, in place of stage 1
+    stats: Path | None = None  # statistics of latents
+    dit: Path | None = None  # weights of a diffusion transformer, in place of stage 2
+    dit_network: str | None = None  # their preset or configuration file; None: the protocol's
+    guide: Path | None = None  # weights of the weaker network of autoguidance
+    guide_network: str | None = None  # None: dit-dh-s, RAE's
+    reference: Path | None = None  # ADM's file
+    data: str | None = None  # ImageNet: folder, shards or hub id with its commit
+    save_samples: Path | None = None  # samples as files
+    save_format: SaveFormat = "png"
+    compile: bool = False  # networks, for a GPU
+
+    def __post_init__(self) -> None:
+        if self.num_samples is not None and (isinstance(self.num_samples, bool) or self.num_samples < 2):
+            raise ConfigError(f"it must be 2 or more, got {self.num_samples}", where="--num-samples")
+        if self.save_format not in get_args(SaveFormat):
+            raise unknown("format of samples", str(self.save_format), get_args(SaveFormat), where="--save-format")
+        for flag, path in (
+            ("--decoder", self.decoder),
+            ("--stats", self.stats),
+            ("--dit", self.dit),
+            ("--guide", self.guide),
+            ("--reference", self.reference),
+        ):
+            if path is not None and not path.is_file():
+                raise DataError(f"there is no file '{path}'", where=flag, fix="name a file that is there")
+        if self.dit is not None and self.stats is None:
+            raise ConfigError(
+                "weights of a diffusion transformer are of no use without the statistics of its latents",
+                where="--dit",
+                fix="add --stats FILE, the statistics that it was trained with",
+            )
+        for flag, value, needed in (
+            ("--dit-network", self.dit_network, self.dit),
+            ("--guide-network", self.guide_network, self.guide),
+        ):
+            if value is not None and needed is None:
+                raise ConfigError(f"{flag} has no effect without weights", where=flag, fix="leave it out")
+        auto = self.guidance is not None and self.guidance.kind == "auto"
+        if auto and self.guide is None:
+            raise ConfigError(
+                "autoguidance needs the weights of a weaker network", where="--guidance", fix="add --guide FILE"
+            )
+        if self.guide is not None and not auto:
+            raise ConfigError(
+                "a guide has no effect without autoguidance", where="--guide", fix="add e.g. --guidance auto:1.42"
+            )
+
+    @property
+    def given(self) -> tuple[Path, ...]:
+        """Weights and statistics that were not made here."""
+        return tuple(path for path in (self.decoder, self.stats, self.dit, self.guide) if path is not None)
+
+
+def parse_guidance(text: str) -> GuidanceConfig:
+    """Reads `none`, `cfg:1.5`, `auto:1.42`, or with an interval of times `cfg:1.5@0.1-0.9`.
+
+    Raises:
+        ConfigError: It is none of these, or the numbers are out of range.
+    """
+    found = _GUIDANCE.fullmatch(text.strip().lower())
+    fix = "e.g. none, cfg:1.5, cfg:1.5@0.1-0.9, auto:1.42"
+    if (
+        found is None
+        or found["kind"] not in ("none", "cfg", "auto")
+        or (found["kind"] == "none") != (not found["scale"])
+    ):
+        raise ConfigError(f"'{text}' is no guidance", where="--guidance", fix=fix)
+    if found["kind"] == "none":
+        return GuidanceConfig()
+    try:
+        scale = float(found["scale"])
+        interval = (float(found["low"]), float(found["high"])) if found["low"] else (0.0, 1.0)
+    except ValueError:
+        raise ConfigError(f"'{text}' holds something that is no number", where="--guidance", fix=fix) from None
+    try:
+        return GuidanceConfig(kind=cast(Literal["cfg", "auto"], found["kind"]), scale=scale, interval=interval)
+    except ConfigError as error:
+        raise ConfigError(error.what, where="--guidance", fix=fix) from None
+
+
+def guidance_text(config: GuidanceConfig) -> str:
+    """Returns a guidance as `parse_guidance` reads it."""
+    if config.kind == "none":
+        return "none"
+    low, high = config.interval
+    return f"{config.kind}:{config.scale:g}" + ("" if config.interval == (0.0, 1.0) else f"@{low:g}-{high:g}")
+
+
+def parse_guidances(texts: Sequence[str]) -> tuple[GuidanceConfig | None, ...]:
+    """Returns the guidances of a sweep, each once; (None,): the protocol's."""
+    found = dict.fromkeys(parse_guidance(text) for text in texts)
+    return tuple(found) or (None,)
