@@ -10,7 +10,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -76,7 +75,7 @@ class ImageNetPictures:
         """What they are, for people."""
         return f"{self.source.name}, {self._side_px} px"
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """Sha256 over the source's identity (names, sizes, labels: see there) and the geometry."""
         return fingerprint(

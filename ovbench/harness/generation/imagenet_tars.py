@@ -145,9 +145,9 @@ def _walk(number: int, shard: Path) -> tuple[NDArray[np.int64], list[str]]:
                 if not stem or (suffix not in _PICTURES and suffix != _LABEL):
                     continue
                 if key in (labels if suffix == _LABEL else places):
-                    what = "class" if suffix == _LABEL else "picture"
+                    what = "classes" if suffix == _LABEL else "pictures"
                     raise DataError(
-                        f"'{key}' has two {what}s in '{shard.name}'", where=str(shard), fix="write the shard again"
+                        f"'{key}' has two {what} in '{shard.name}'", where=str(shard), fix="write the shard again"
                     )
                 if suffix == _LABEL:
                     stream = archive.extractfile(member)
