@@ -1,6 +1,6 @@
 """ADM's centre crops of a set of pictures, cut once and kept on disk as raw uint8 shards.
 
-Decoding ImageNet's originals takes about 5 ms a picture and thread; a crop of 256 pixels is read in a fraction of that.
+Decoding one of ImageNet's originals takes several milliseconds; a crop of 256 pixels is read in a fraction of that.
 The cost is disk: 252 GB for the training set at 256 pixels. Shards appear whole or not at all, several processes may
 cut at the same time, and a damaged shard is found when it is read and cut again.
 """
@@ -197,7 +197,10 @@ class CropCache:
 
     def _check_space(self, missing: Sequence[int]) -> None:
         # What others are writing, or left when they were killed, lies on the disk already or will be removed.
-        partial = sum(path.stat().st_size for path in self._partial("*"))
+        partial = 0
+        for path in self._partial("*"):
+            with contextlib.suppress(FileNotFoundError):  # it has just become a shard
+                partial += path.stat().st_size
         needed = max(0, sum(map(self._bytes_of, missing)) - partial)
         free = shutil.disk_usage(self.folder).free
         if needed > free:

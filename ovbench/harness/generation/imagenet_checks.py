@@ -42,11 +42,7 @@ def check_labelled(
     """
     at = f"{where}: {source.path}"
     if source.misplaced:
-        raise DataError(
-            f"{len(source.misplaced)} pictures lie at the wrong depth: {_some(source.misplaced)}",
-            where=at,
-            fix="every picture lies in the folder of its class, and no deeper: n01440764/n01440764_10026.JPEG",
-        )
+        raise _wrong_depth(source, at)
     check_classes(source, expected_classes, where=where)
     counts = np.bincount(source.labels, minlength=len(source.classes))
     if (empty := np.flatnonzero(counts == 0)).size:
@@ -81,6 +77,8 @@ def check_classes(source: LabelledSource, expected_classes: int | None, *, where
     """
     at, found = f"{where}: {source.path}", len(source.classes)
     if source.num_pictures == 0:
+        if source.misplaced:
+            raise _wrong_depth(source, at)
         raise DataError(f"{source.name} holds no pictures", where=at, fix="unpack the pictures there")
     wrong = np.flatnonzero((source.labels < 0) | (source.labels >= found))
     if wrong.size:
@@ -99,6 +97,15 @@ def check_classes(source: LabelledSource, expected_classes: int | None, *, where
         f"{found} classes instead of {expected_classes}{named}",
         where=at,
         fix=f"{fix}: classes are numbered by their sorted names, so one folder too many or too few shifts the rest",
+    )
+
+
+def _wrong_depth(source: LabelledSource, at: str) -> DataError:
+    return DataError(
+        f"{len(source.misplaced)} pictures lie at the wrong depth: {_some(source.misplaced)}",
+        where=at,
+        fix="name the folder that holds the class folders; every picture lies in the folder of its class, and no "
+        "deeper: n01440764/n01440764_10026.JPEG",
     )
 
 

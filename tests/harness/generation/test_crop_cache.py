@@ -252,6 +252,23 @@ def test_too_little_space_is_said_before_anything_is_cut(
     assert len(shards(cache)) == 3
 
 
+def test_what_others_have_written_of_a_shard_is_not_asked_for_again(
+    source: LabelledSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    cache = cache_of(source, tmp_path / "cache")
+    partial = cache.folder / ".crops-00001.u8.abc.tmp"
+    partial.write_bytes(bytes(1000))
+    gone = cache.folder / ".crops-00002.u8.abc.tmp"  # became a shard after it was listed
+    monkeypatch.setattr(cache, "_partial", lambda shard: [partial, gone] if shard == "*" else [])
+    monkeypatch.setattr(crop_cache.shutil, "disk_usage", lambda path: usage(10**9, 10**9, cache.num_bytes - 1001))
+    with pytest.raises(ConfigError, match="more on disk"):
+        cache.fill()
+    monkeypatch.setattr(crop_cache.shutil, "disk_usage", lambda path: usage(10**9, 10**9, cache.num_bytes - 1000))
+    cache.fill()
+    assert cache.missing() == []
+
+
 def test_a_disk_that_becomes_full_keeps_finished_shards(
     source: LabelledSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from ovbench._base.errors import ConfigError, DataError
+from ovbench._base.lazy import require
 from ovbench._base.seeding import numpy_generator
 from ovbench.harness.generation.imagenet_data import ImageNetPictures, prefetch
 from ovbench.harness.generation.imagenet_sources import LabelledSource, open_labelled
@@ -82,6 +83,23 @@ def test_random_crops_equal_the_reference(source: LabelledSource) -> None:
     crops = data_of(source).crops_u8(range(12), USES, seed=3)
     for number, use in enumerate(USES):
         np.testing.assert_array_equal(crops[number], reference_random_crop(number, use, 3))
+
+
+def test_the_picture_behind_a_random_crop_equals_torchvisions(tmp_path: Path) -> None:
+    transforms = require("torchvision.transforms")
+    resize = transforms.Resize(24, interpolation=transforms.InterpolationMode.BICUBIC)
+    folder = tmp_path / "set" / "train" / "n00000001"
+    folder.mkdir(parents=True)
+    sizes = ((40, 30), (30, 41), (33, 90), (24, 24), (91, 20), (17, 16))
+    for number, size in enumerate(sizes):
+        Image.open(io.BytesIO(jpeg(0))).resize(size).save(folder / f"{number}.png")
+    source = open_labelled(tmp_path / "set", split="train", expected_classes=1)
+    crops = data_of(source).crops_u8(range(len(sizes)), range(len(sizes)), seed=0)
+    for number, crop in enumerate(crops):
+        grown = np.asarray(resize(source.read(number)))
+        draw = numpy_generator(0, "decoder/crop", number)
+        top, left = draw.integers(grown.shape[0] - SIDE + 1), draw.integers(grown.shape[1] - SIDE + 1)
+        np.testing.assert_array_equal(crop, grown[top : top + SIDE, left : left + SIDE])
 
 
 def test_random_crops_take_every_place_evenly(source: LabelledSource) -> None:

@@ -169,6 +169,13 @@ def test_an_empty_folder_a_missing_one_and_another_file_are_refused(tmp_path: Pa
     assert "is no source of labelled pictures" in refusal(tmp_path / "train.tar.gz")
 
 
+def test_a_folder_too_high_is_refused_when_it_is_opened(tmp_path: Path) -> None:
+    make_tree(tmp_path / "set" / "Data" / "CLS-LOC")
+    text = refusal(tmp_path / "set")
+    assert "12 pictures lie at the wrong depth: Data/CLS-LOC/train/n01440764/" in text
+    assert "name the folder that holds the class folders" in text
+
+
 def test_another_number_of_classes_or_pictures_is_refused(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "set")
     assert "3 classes instead of 1000" in refusal(root, classes=1000)
