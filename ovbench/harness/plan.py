@@ -119,7 +119,9 @@ def plan_runs(
     known_dtype = check_dtype_name(dtype)
     check_device_name(device)
     recipe = load_protocol(protocol)
-    suites = (*(("reconstruction",) if with_reconstruction else ()), *_suites(suite, recipe))
+    suites = _suites(suite, recipe)
+    if with_reconstruction and not _only_given(recipe, generation or ()):
+        suites = ("reconstruction", *suites)
     options = tuple(generation or ())
     if limit is not None and "understanding" not in suites:
         raise ConfigError(
@@ -158,6 +160,12 @@ def plan_runs(
             for option in chosen
         ]
     return Plan(jobs=tuple(jobs), out=out)
+
+
+def _only_given(recipe: Protocol, options: Sequence[GenerationOptions]) -> bool:
+    """Whether samples are made of given weights and no pictures were named that could be reconstructed."""
+    world = recipe.section("generation")["data"]["source"] == "world"
+    return not world and all(option.dit is not None and option.data is None for option in options) and bool(options)
 
 
 def _suites(suite: str, recipe: Protocol) -> tuple[str, ...]:

@@ -77,6 +77,9 @@ class AutoencoderSteps:
     @cached_property
     def _latents(self) -> LatentStore | LatentEncoder:
         """Raw latents of the training pictures."""
+        processes = self.setting.processes
+        self.setting.train.prepare(rank=processes.rank, num_ranks=processes.world_size)
+        processes.barrier()
         source, step = LatentEncoder(self.setting.encoder, self.setting.train), self._latents_step
         if step is None:
             return source

@@ -47,6 +47,10 @@ class PictureData(Protocol):
         """Side of the pictures."""
         ...
 
+    def prepare(self, *, rank: int = 0, num_ranks: int = 1) -> None:
+        """Does once what makes reading fast, such as cutting pictures; each process does its share."""
+        ...
+
     def labels(self, indices: Sequence[int]) -> NDArray[np.int64]:
         """Returns the classes of pictures, int64 [B]."""
         ...

@@ -99,7 +99,8 @@ class GenerationRun:
                 self._generation(task, outcome) if task.kind == "generation" else self._reconstruction(task, outcome)
             )
             outcome.scores.append(found)
-        outcome.health = self.autoencoder.health()
+        if self.setting.pictures is not None:
+            outcome.health = self.autoencoder.health()
         steps = {step.key: step for step in self.autoencoder.steps} | self._closure
         outcome.steps = [self.runner.result(step) for step in steps.values()]
         outcome.throughput, outcome.evaluations = self.runner.throughput, self.sampling.evaluations

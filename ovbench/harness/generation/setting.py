@@ -18,6 +18,7 @@ from ovbench.harness.generation.decoder_config import DecoderConfig, square_side
 from ovbench.harness.generation.latent_stats import LatentStats
 from ovbench.harness.generation.losses import Perceptual
 from ovbench.harness.generation.network_weights import load_network
+from ovbench.harness.generation.open_data import Pictures, open_pictures
 from ovbench.harness.generation.options_config import GenerationOptions
 from ovbench.harness.generation.picture_data import PictureData
 from ovbench.harness.generation.picture_tasks import check_task, open_adm
@@ -44,8 +45,7 @@ class Setting:
     sampling: SampleConfig  # the recipe's with what the user set
     processes: Processes
     encoder: Encoder
-    train: PictureData
-    test: PictureData
+    pictures: Pictures | None  # None: everything that would be made of them was given
     tasks: tuple[PictureTask, ...]
     extractors: dict[str, Extractor]  # by name
     lpips: Lpips | None
@@ -54,6 +54,18 @@ class Setting:
     decoder: DecoderConfig | None  # None: native
     network: Stage2Config  # of stage 2
     guide: Stage2Config | None
+
+    @property
+    def train(self) -> PictureData:
+        """Pictures to train on."""
+        assert self.pictures is not None, "open_setting opens them where a step needs them"
+        return self.pictures.train
+
+    @property
+    def test(self) -> PictureData:
+        """Pictures to reconstruct and to compare with."""
+        assert self.pictures is not None, "open_setting opens them where a step needs them"
+        return self.pictures.test
 
     @property
     def perceptual(self) -> Perceptual | None:
@@ -109,7 +121,9 @@ def open_setting(job: Job) -> Setting:
     trains = not native and options.decoder is None
     if trains and recipe.decoder.loss.lpips_weight > 0:
         wants_lpips = True
-    train, test = _data(recipe, options)
+    made_elsewhere = job.suite == "generation" and options.dit is not None and not trains
+    needed = not made_elsewhere or any(task.reference == "test" for task in tasks)
+    pictures = open_pictures(recipe.data, options) if needed or options.data is not None else None
     setting = Setting(
         job=job,
         recipe=recipe,
@@ -117,8 +131,7 @@ def open_setting(job: Job) -> Setting:
         sampling=_sampling(recipe, options),
         processes=processes,
         encoder=encoder,
-        train=train,
-        test=test,
+        pictures=pictures,
         tasks=tasks,
         extractors=extractors,
         lpips=load_lpips(device=str(processes.device)) if wants_lpips else None,
@@ -215,19 +228,6 @@ def _sampling(recipe: GenerationRecipe, options: GenerationOptions) -> SampleCon
     if options.guidance is not None:
         sampling = replace(sampling, sampler=replace(sampling.sampler, guidance=options.guidance))
     return sampling
-
-
-def _data(recipe: GenerationRecipe, options: GenerationOptions) -> tuple[PictureData, PictureData]:
-    data = recipe.data
-    if data.source == "world":
-        from ovbench.harness.generation.world_data import WorldGarments
-
-        if options.data is not None:
-            raise ConfigError("the world needs no data", where="--data", fix="leave --data out")
-        seed, num_train, num_test = data.world_seed, data.num_train, data.num_test
-        assert seed is not None, "DataConfig refuses a world without a seed"
-        return WorldGarments(seed, "train", num_train or 0), WorldGarments(seed, "test", num_test or 0)
-    raise ConfigError("ImageNet is not wired up", where="--data")
 
 
 def given_digests(options: GenerationOptions) -> dict[str, str]:

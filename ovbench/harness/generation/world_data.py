@@ -55,6 +55,10 @@ class WorldGarments:
         """Side of a cell."""
         return CELL_PX
 
+    def prepare(self, *, rank: int = 0, num_ranks: int = 1) -> None:
+        """Does nothing: all pictures are drawn."""
+        del rank, num_ranks
+
     def labels(self, indices: Sequence[int]) -> NDArray[np.int64]:
         """Returns the garments of pictures, int64 [B]."""
         return self._labels[list(indices)]
