@@ -19,9 +19,11 @@ from ovbench.harness.generation.flow_config import EMAConfig, ScheduleConfig
 from ovbench.harness.generation.recipe_config import DecoderRecipe, OptimiserConfig
 from ovbench.harness.generation.train_decoder import train_decoder
 from tests.harness.generation.rae_data import patch_encoder, pictures
+from tests.harness.generation.test_discriminator import tiny
 
 DECODER = DecoderConfig(latent_dim=6, num_patches=16, patch_px=4, width=16, depth=2, num_heads=2, mlp_width=24)
 L1 = DecoderLossConfig(lpips_weight=0.0, gan_weight=0.0)
+GAN = DecoderLossConfig(discriminator_from_epoch=1, gan_from_epoch=2)  # steps 2 and 4 of 10
 
 
 class Memory:
@@ -76,6 +78,10 @@ class Perceptual(nn.Module):
 def train(folder: Path, chosen: DecoderRecipe | None = None, **arguments: Any) -> Path:
     """Trains a decoder of a few thousand weights."""
     settings: dict[str, Any] = {"seed": 0, "folder": folder, **arguments}
+    if chosen is not None and chosen.loss.gan_weight > 0.0:
+        settings = {"discriminator": tiny(), **settings}
+    if chosen is not None and chosen.loss.lpips_weight > 0.0:
+        settings = {"lpips": Perceptual(), **settings}
     config = settings.pop("config", DECODER)
     encoder, data = settings.pop("encoder", None) or patch_encoder(), settings.pop("data", None) or Memory()
     return train_decoder(encoder, data, chosen or recipe(), config, **settings)
