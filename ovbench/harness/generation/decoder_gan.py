@@ -112,6 +112,9 @@ class Adversary:
         Contract: one power iteration for the originals and one for the reconstructions, as in a single pass, however
         many passes there are. So all originals go first, and only the first pass of each kind is in train mode.
 
+        Trap: rounding to 256 levels is a jump. Where sums of another order move a pixel over the edge between two
+        levels, the update differs by what one level of one pixel makes.
+
         Args:
             step: Of the training.
             pixels: Latents → pictures, not wrapped.

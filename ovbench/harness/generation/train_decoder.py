@@ -70,13 +70,14 @@ def train_decoder(
         folder: Holds checkpoint, log and result; the same for all processes.
         processes: All call this, and the main one writes.
         tap: Layer and norm of the latents; None: the encoder's own choice.
-        lpips: Perceptual distance of two batches in [-1, 1], on the device; needed where its weight is not 0.
+        lpips: Perceptual distance of two batches in [-1, 1], on the device, such as `load_lpips(…).network`; needed
+            where its weight is not 0.
         discriminator: With fresh heads, equal on all processes; needed where `gan_weight` is not 0. Its heads are
             trained in place, and are part of the checkpoint.
         latents: Latents before statistics by number of the picture, where they are cached; no augmentation may be
             drawn then. None: crops are encoded.
-        source: Names what this cannot see and what changes the result (e.g. the perceptual network's weights), so that
-            a checkpoint of another is not used.
+        source: Names what this cannot see and what changes the result (weights of `lpips`, precision of `latents`), so
+            that a checkpoint of another is not used.
         progress: Told after each step.
 
     Returns:
