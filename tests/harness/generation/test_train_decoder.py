@@ -150,6 +150,7 @@ def test_the_discriminators_schedule_counts_from_its_first_update(
         assert discriminator.lr_at(step) == pytest.approx(scale * decoder.lr_at(step - 2))
 
 
+@pytest.mark.slow
 def test_the_network_of_lpips_is_trained_against(tmp_path: Path) -> None:
     pytest.importorskip("torchmetrics")
     pytest.importorskip("torchvision")
