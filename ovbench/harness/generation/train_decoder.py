@@ -5,12 +5,10 @@ Source: github.com/bytetriper/RAE, src/train_stage1.py; arXiv 2510.11690, sectio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ovbench._base.errors import ConfigError
 from ovbench._base.files import make_dir
@@ -21,8 +19,11 @@ from ovbench.encoders.modeling.sources import seeded
 from ovbench.harness.generation.decoder import ViTDecoder
 from ovbench.harness.generation.decoder_batches import Batches, Latents
 from ovbench.harness.generation.decoder_config import DecoderConfig
+from ovbench.harness.generation.decoder_gan import Adversary
+from ovbench.harness.generation.decoder_steps import DecoderSteps, Pixels
 from ovbench.harness.generation.decoder_weights import save_decoder
-from ovbench.harness.generation.losses import Perceptual, reconstruction_loss
+from ovbench.harness.generation.discriminator import Discriminator
+from ovbench.harness.generation.losses import Perceptual
 from ovbench.harness.generation.picture_data import PictureData
 from ovbench.harness.generation.rae import RAE
 from ovbench.harness.generation.recipe_config import DecoderRecipe, OptimiserConfig
@@ -32,26 +33,6 @@ from ovbench.harness.training import LoopConfig, Optimised, Progress, no_progres
 
 NAME = "decoder"
 FILE = f"{NAME}.safetensors"
-
-
-class Pixels(nn.Module):
-    """Latents before statistics → pictures, as a module that DistributedDataParallel can wrap.
-
-    Its only weights are the decoder's.
-
-    Args:
-        rae: Encoder and decoder.
-        low: Compute in bfloat16 where autocast does; the weights stay float32.
-    """
-
-    def __init__(self, rae: RAE, *, low: bool) -> None:
-        super().__init__()
-        self.rae, self.low = rae, low
-
-    def forward(self, raw_latents: Tensor) -> Tensor:
-        """Returns pictures, float32 [B, 3, H, W], about [0, 1] and not clamped, of latents [B, C, h, w]."""
-        with torch.autocast(raw_latents.device.type, torch.bfloat16, enabled=self.low):
-            return self.rae.pixels(raw_latents)
 
 
 def train_decoder(
@@ -65,14 +46,20 @@ def train_decoder(
     processes: Processes = ALONE,
     tap: Tap | None = None,
     lpips: Perceptual | None = None,
+    discriminator: Discriminator | None = None,
     latents: Latents | None = None,
     source: str = "",
     progress: Progress = no_progress,
 ) -> Path:
     """Trains a decoder and returns the file of its average; the same call again continues where it was killed.
 
+    The discriminator is updated after the decoder in each step from `discriminator_from_epoch` on. Its learning rate is
+    the recipe's schedule counted from its first update, as in the reference: it warms up then, and its decay does not
+    end with the training. `discriminator_lr` scales the whole schedule.
+
     Contract: sample k of the training (step * batch + place) is picture `training_order(seed, "decoder/order", k)`, and
-    its crop and noise are drawn by k. Number of processes and size of a pass change nothing but rounding.
+    its crop, its noise and the discriminator's augmentations are drawn by k. Number of processes and size of a pass
+    change nothing but rounding.
 
     Args:
         encoder: The frozen encoder.
@@ -83,11 +70,14 @@ def train_decoder(
         folder: Holds checkpoint, log and result; the same for all processes.
         processes: All call this, and the main one writes.
         tap: Layer and norm of the latents; None: the encoder's own choice.
-        lpips: Perceptual distance of two batches in [-1, 1], on the device; needed where its weight is not 0.
+        lpips: Perceptual distance of two batches in [-1, 1], on the device, such as `load_lpips(…).network`; needed
+            where its weight is not 0.
+        discriminator: With fresh heads, equal on all processes; needed where `gan_weight` is not 0. Its heads are
+            trained in place, and are part of the checkpoint.
         latents: Latents before statistics by number of the picture, where they are cached; no augmentation may be
             drawn then. None: crops are encoded.
-        source: Names what this cannot see and what changes the result (e.g. the perceptual network's weights), so that
-            a checkpoint of another is not used.
+        source: Names what this cannot see and what changes the result (weights of `lpips`, precision of `latents`), so
+            that a checkpoint of another is not used.
         progress: Told after each step.
 
     Returns:
@@ -98,22 +88,40 @@ def train_decoder(
         DataError: `latents` gave another shape than the encoder's.
         OvbenchError: A loss became NaN or infinite; the last checkpoint is kept.
     """
-    _check(encoder, data, recipe, config, lpips)
+    _check(encoder, data, recipe, config, lpips, discriminator)
     make_dir(folder)
-    device, settings = processes.device, recipe.optimiser
+    device, settings, loss = processes.device, recipe.optimiser, recipe.loss
+    low = settings.precision == "bfloat16"
     decoder = seeded(lambda: ViTDecoder(config), derive(seed, "decoder/init")).to(device)
-    pixels = Pixels(RAE(encoder, decoder, tap=tap), low=settings.precision == "bfloat16")
+    pixels = Pixels(RAE(encoder, decoder, tap=tap), low=low)
     batches = Batches(pixels.rae, data, recipe, seed=seed, processes=processes, latents=latents)
     average = EMA(decoder, settings.ema)
     modules: dict[str, nn.Module] = {"decoder": decoder, "ema": average.module}
-    steps_per_epoch = settings.steps_per_epoch(data.num_pictures)
+    per_epoch = settings.steps_per_epoch(data.num_pictures)
     loop = _loop(settings, settings.num_steps(data.num_pictures))
-    part = Optimised(
-        config=loop,
-        parameters=trainable({"decoder": decoder}),
-        lr_at=lambda step: learning_rate(step, settings.schedule, steps_per_epoch),
-        backward=_reconstruction(processes.data_parallel(pixels), batches, recipe, processes, lpips),
+    adversary: Adversary | None = None
+    if loss.gan_weight > 0.0 and discriminator is not None:
+        adversary = Adversary(discriminator.to(device), loss, batches, seed=seed, processes=processes, low=low)
+        modules["heads"] = adversary.heads
+    steps = DecoderSteps(
+        pixels=pixels,
+        parallel=processes.data_parallel(pixels),
+        batches=batches,
+        loss=loss,
+        processes=processes,
+        lpips=lpips,
+        adversary=adversary,
     )
+    parts = [
+        Optimised(
+            config=loop,
+            parameters=trainable({"decoder": decoder}),
+            lr_at=lambda step: learning_rate(step, settings.schedule, per_epoch),
+            backward=lambda step: steps.backward(step, gan=loss.uses_gan(step // per_epoch)),
+        )
+    ]
+    if adversary is not None:
+        parts.append(_discriminator_part(adversary, pixels, recipe, loop, per_epoch))
     identity = {
         "recipe": replace(recipe, optimiser=replace(settings, micro_batch=None)),
         "decoder": config,
@@ -121,11 +129,12 @@ def train_decoder(
         "num_pictures": data.num_pictures,
         "encoder": encoder.fingerprint(tap),
         "seed": seed,
+        "discriminator": None if adversary is None else adversary.digest,
         "source": source,
     }
     train_parts(
         modules=modules,
-        parts=(part,),
+        parts=parts,
         config=loop,
         folder=folder,
         name=NAME,
@@ -142,7 +151,12 @@ def train_decoder(
 
 
 def _check(
-    encoder: Encoder, data: PictureData, recipe: DecoderRecipe, config: DecoderConfig, lpips: Perceptual | None
+    encoder: Encoder,
+    data: PictureData,
+    recipe: DecoderRecipe,
+    config: DecoderConfig,
+    lpips: Perceptual | None,
+    discriminator: Discriminator | None,
 ) -> None:
     """Refuses what does not fit before anything is built."""
     info, (rows, columns) = encoder.info, encoder.info.grid
@@ -174,7 +188,7 @@ def _check(
             where="generation.decoder.loss.lpips_weight",
             fix="name its weights by --lpips-weights, or set the weight to 0",
         )
-    if recipe.loss.gan_weight > 0.0:
+    if recipe.loss.gan_weight > 0.0 and discriminator is None:
         raise ConfigError(
             f"the adversarial loss has the weight {recipe.loss.gan_weight:g}, and there is no discriminator",
             where="generation.decoder.loss.gan_weight",
@@ -195,22 +209,19 @@ def _loop(settings: OptimiserConfig, steps: int) -> LoopConfig:
     )
 
 
-def _reconstruction(
-    pixels: nn.Module, batches: Batches, recipe: DecoderRecipe, processes: Processes, lpips: Perceptual | None
-) -> Callable[[int], Mapping[str, Tensor]]:
-    """Returns the step of L1 and LPIPS: gradients of the mean over the whole batch, in passes."""
-
-    def backward(step: int) -> Mapping[str, Tensor]:
-        sums: dict[str, Tensor] = {}
-        pieces = batches(step)
-        for number, piece in enumerate(pieces):
-            with processes.summing_later(pixels, number + 1 < len(pieces)):
-                terms = reconstruction_loss(pixels(batches.noised(piece)), piece.images_01, recipe.loss, lpips)
-                (terms.total * piece.weight).backward()
-            found = {"loss": terms.total, "l1": terms.l1, "lpips": terms.lpips}
-            for key, term in found.items():
-                if term is not None:
-                    sums[key] = sums.get(key, torch.zeros_like(term)) + term.detach() * piece.weight
-        return sums
-
-    return backward
+def _discriminator_part(
+    adversary: Adversary, pixels: Pixels, recipe: DecoderRecipe, loop: LoopConfig, per_epoch: int
+) -> Optimised:
+    """Returns the discriminator's optimiser: the decoder's settings, and its schedule from the first update on."""
+    schedule, first = recipe.optimiser.schedule, recipe.loss.discriminator_from_epoch * per_epoch
+    if recipe.discriminator_lr is not None:
+        scale = recipe.discriminator_lr / schedule.base_lr
+        schedule = replace(schedule, base_lr=recipe.discriminator_lr, final_lr=scale * schedule.final_lr)
+    return Optimised(
+        config=loop,
+        parameters=trainable({"heads": adversary.heads}),
+        lr_at=lambda step: learning_rate(step - first, schedule, per_epoch),
+        backward=lambda step: adversary.learn(step, pixels),
+        active=lambda step: recipe.loss.trains_discriminator(step // per_epoch),
+        loss="discriminator",
+    )
