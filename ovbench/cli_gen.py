@@ -33,6 +33,12 @@ def gen_fid(
         Path | None,
         typer.Option("--reference", help="ADM's file of the training set (VIRTUAL_imagenet256_labeled.npz)."),
     ] = None,
+    lpips_weights: Annotated[
+        Path | None, typer.Option("--lpips-weights", help="VGG16 of LPIPS. Default: where ovbench looks for it.")
+    ] = None,
+    dino_weights: Annotated[
+        Path | None, typer.Option("--dino-weights", help="DINO ViT-S/8 of the discriminator, likewise.")
+    ] = None,
     decoder: Annotated[Path | None, typer.Option("--decoder", help="Weights of a trained decoder.")] = None,
     stats: Annotated[Path | None, typer.Option("--stats", help="Statistics of latents.")] = None,
     dit: Annotated[Path | None, typer.Option("--dit", help="Weights of a trained diffusion transformer.")] = None,
@@ -73,6 +79,8 @@ def gen_fid(
             guide=guide,
             guide_network=guide_network,
             reference=reference,
+            lpips_weights=lpips_weights,
+            dino_weights=dino_weights,
             data=data,
             save_samples=save_samples,
             save_format=save_format,  # pyright: ignore[reportArgumentType]

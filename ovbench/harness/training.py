@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -190,7 +190,7 @@ def train_parts(
     """
     optimizers = [part.optimizer() for part in parts]
     state_path, log_path = folder / f"{name}.state.safetensors", folder / f"{name}.log.jsonl"
-    identity = {"recipe": recipe, "config": config, "name": name}
+    identity = {"recipe": recipe, "config": replace(config, checkpoint_every=1, log_every=1), "name": name}
     state = _readable_state(state_path, identity) if processes.is_main else None
     processes.barrier()  # a damaged checkpoint has been set aside
     if not processes.is_main:

@@ -14,6 +14,7 @@ from ovbench.results.record import CONTROLS, MAIN, EncoderRecord, MetricValue, R
 from ovbench.results.store import newest
 
 Mark = Literal["", "best", "tied"]
+PICTURE_KINDS = ("generation", "reconstruction")  # kinds of tasks that score pictures: there is no chance level
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -367,7 +368,7 @@ def _chance_rows(columns: Sequence[Column], tasks: Mapping[str, TaskRecord]) -> 
     cells: dict[Column, Cell] = {}
     for column in columns:
         task = tasks[column.task]
-        if column.metric != task.headline or column.group is not None:
+        if column.metric != task.headline or column.group is not None or task.kind in PICTURE_KINDS:
             continue
         reason = None if task.chance is not None else f"the chance level of {task.name} is not known"
         cells[column] = Cell(value=task.chance, reason=reason, interval="none: a constant")

@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from ovbench._base.files import read_json, write_json
+from ovbench._base.fingerprint import file_sha256
+from ovbench._base.seeding import derive
+from ovbench.encoders.modeling.sources import seeded
+from ovbench.harness.generation.decoder_config import DiscriminatorConfig
 from ovbench.harness.generation.decoder_weights import load_decoder
+from ovbench.harness.generation.dino import load_dino
+from ovbench.harness.generation.discriminator import Discriminator
 from ovbench.harness.generation.health import latent_health
 from ovbench.harness.generation.latent_stats import LatentMoments, LatentStats, latent_fingerprint
 from ovbench.harness.generation.latents import PASS, LatentEncoder, LatentStore, fold, store_latents
@@ -190,6 +196,7 @@ class AutoencoderSteps:
                 "optimiser": identity_of(recipe.optimiser),
                 "discriminator_lr": recipe.discriminator_lr,
                 "perceptual": self._perceptual,
+                "discriminator": "" if setting.dino is None else file_sha256(setting.dino),
                 "seed": self.setting.job.seed,
                 "threads": self.setting.recipe.cpu_threads,
             },
@@ -230,6 +237,7 @@ class AutoencoderSteps:
                 folder=work,
                 processes=self.setting.processes,
                 lpips=setting.perceptual,
+                discriminator=self._discriminator(),
                 # The world draws no crops, so its decoder can read what is stored.
                 latents=stored if setting.recipe.data.source == "world" else None,
                 source=self._perceptual,
@@ -240,6 +248,15 @@ class AutoencoderSteps:
             self.runner.speed("train decoder", samples, began, "images/s")
 
         return self.runner.obtain(self.decoder_step, "decoder", (lambda: self._latents,), build)
+
+    def _discriminator(self) -> Discriminator | None:
+        """Returns a discriminator that has learnt nothing yet; None where the decoder is trained without one."""
+        setting = self.setting
+        if setting.dino is None:
+            return None
+        dino = load_dino(setting.dino)
+        seed = derive(setting.job.seed, "discriminator/init")
+        return seeded(lambda: Discriminator(dino, DiscriminatorConfig()), seed).to(setting.processes.device)
 
     # --- reconstructions ---------------------------------------------------------------------------------------------
 

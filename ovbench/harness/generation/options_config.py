@@ -29,6 +29,8 @@ class GenerationOptions:
     guide: Path | None = None  # weights of the weaker network of autoguidance
     guide_network: str | None = None  # None: dit-dh-s, RAE's
     reference: Path | None = None  # ADM's file
+    lpips_weights: Path | None = None  # VGG16 of LPIPS; None: where it is looked for
+    dino_weights: Path | None = None  # backbone of the discriminator; None: where it is looked for
     data: str | None = None  # ImageNet: folder, shards or hub id with its commit
     save_samples: Path | None = None  # samples as files
     save_format: SaveFormat = "png"
@@ -45,6 +47,8 @@ class GenerationOptions:
             ("--dit", self.dit),
             ("--guide", self.guide),
             ("--reference", self.reference),
+            ("--lpips-weights", self.lpips_weights),
+            ("--dino-weights", self.dino_weights),
         ):
             if path is not None and not path.is_file():
                 raise DataError(f"there is no file '{path}'", where=flag, fix="name a file that is there")

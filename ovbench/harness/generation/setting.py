@@ -11,6 +11,7 @@ import torch
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.fingerprint import file_sha256
+from ovbench._base.paths import cache_dir
 from ovbench.encoders.base import Encoder
 from ovbench.encoders.registry import EncoderSpec, load_encoder, with_options
 from ovbench.harness.generation.config import Stage2Config, preset, read_stage2_config
@@ -32,6 +33,7 @@ from ovbench.harness.plan import Job
 from ovbench.tasks.pictures import PictureTask
 
 log = logging.getLogger(__name__)
+_DINO = ("dino_vit_small_patch8_224.pth", "dino_deitsmall8_pretrain.pth")  # RAE's file, and DINO's own
 _GUIDE = "dit-dh-s"  # RAE's guide
 
 
@@ -49,6 +51,7 @@ class Setting:
     tasks: tuple[PictureTask, ...]
     extractors: dict[str, Extractor]  # by name
     lpips: Lpips | None
+    dino: Path | None  # backbone of the discriminator; None: the decoder is trained without one, or not trained
     native: bool  # the encoder decodes its own latents
     fold: int  # cells along a side that become channels
     decoder: DecoderConfig | None  # None: native
@@ -121,6 +124,7 @@ def open_setting(job: Job) -> Setting:
     trains = not native and options.decoder is None
     if trains and recipe.decoder.loss.lpips_weight > 0:
         wants_lpips = True
+    dino = find_dino(options.dino_weights) if trains and recipe.decoder.loss.gan_weight > 0 else None
     made_elsewhere = job.suite == "generation" and options.dit is not None and not trains
     needed = not made_elsewhere or any(task.reference == "test" for task in tasks)
     pictures = open_pictures(recipe.data, options) if needed or options.data is not None else None
@@ -134,7 +138,8 @@ def open_setting(job: Job) -> Setting:
         pictures=pictures,
         tasks=tasks,
         extractors=extractors,
-        lpips=load_lpips(device=str(processes.device)) if wants_lpips else None,
+        lpips=load_lpips(options.lpips_weights, device=str(processes.device)) if wants_lpips else None,
+        dino=dino,
         native=native,
         fold=fold,
         decoder=decoder,
@@ -219,6 +224,27 @@ def _named_network(name: str, flag: str, channels: int, grid: int, num_classes: 
             raise DataError(f"'{Path(name).name}' holds no settings by name", where=flag)
         return read_stage2_config(document, where=name)
     return preset(name, where=flag, in_channels=channels, input_size=grid, num_classes=num_classes)
+
+
+def find_dino(path: Path | None) -> Path:
+    """Returns the file of DINO ViT-S/8 that was named, else one in ovbench's cache or in torch hub's folder.
+
+    Raises:
+        DataError: There is none.
+    """
+    if path is not None:
+        return path
+    folders = (cache_dir() / "weights", Path(torch.hub.get_dir()) / "checkpoints")
+    for folder in folders:
+        for name in _DINO:
+            if (folder / name).is_file():
+                return folder / name
+    raise DataError(
+        f"the backbone of the decoder's discriminator, DINO ViT-S/8, is not on this machine: '{_DINO[0]}'",
+        where=" or ".join(str(folder) for folder in folders),
+        fix=f"get it from the RAE collection of the hub or from DINO's page, put it into {folders[0]}, or name it: "
+        "--dino-weights PATH",
+    )
 
 
 def _sampling(recipe: GenerationRecipe, options: GenerationOptions) -> SampleConfig:

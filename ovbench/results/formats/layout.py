@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ovbench.results.record import MAIN
-from ovbench.results.table import Cell, Column, ComparisonTable, Mark, Row
+from ovbench.results.table import PICTURE_KINDS, Cell, Column, ComparisonTable, Mark, Row
 
 MISSING = "—"
 
@@ -130,8 +130,10 @@ def _legend(table: ComparisonTable, sections: Sequence[Section]) -> tuple[str, .
     lines: list[str] = []
     if any(cell.interval for cell in cells):
         several = any(len(row.seeds) > 1 for row in table.rows)
-        scope = "over questions and seeds" if several else "over the questions; it does not cover the seed"
-        lines.append(f"[low, high]: 95% interval, clustered by image, {scope}")
+        pictures = any(task.kind in PICTURE_KINDS for task in table.tasks)
+        what, how = ("pictures", "") if pictures else ("questions", "clustered by image, ")
+        scope = f"over {what} and seeds" if several else f"over the {what}; it does not cover the seed"
+        lines.append(f"[low, high]: 95% interval, {how}{scope}")
     if any("±" in cell.value for cell in cells):
         lines.append("±: standard deviation over seeds")
     controls = {column.control for column in table.columns}
