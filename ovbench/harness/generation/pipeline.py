@@ -200,7 +200,9 @@ class GenerationRun:
             write_json(out / SCORES, found)
             self._save_sheet(out / SAMPLES_SHEET, contents[None])
 
-        step = self._scores_step(task, (*steps.values(), *compared), reference=digest, seed=setting.job.seed)
+        step = self._scores_step(
+            task, (self.sampling.dit_step, *steps.values(), *compared), reference=digest, seed=setting.job.seed
+        )
         path = self.runner.obtain(step, f"scores ({task.name})", (), build).path
         outcome.files[SAMPLES_SHEET] = path / SAMPLES_SHEET
         stored = _read_scores(path / SCORES)
@@ -238,8 +240,15 @@ class GenerationRun:
 
     def _save_sheet(self, path: Path, content: Content) -> None:
         count = len(content.images_u8)
-        images = by_class(content.images_u8, content.values["labels"][:count], SHEET_COLUMNS)
-        save_sheet(path, images, SHEET_COLUMNS, zoom=zoom_for(self.setting.recipe.data.image_px) // 2 or 1)
+        labels = content.values["labels"][:count]
+        per_class = int(np.bincount(labels).max())
+        columns = min(per_class, SHEET_COLUMNS) if per_class > 1 else SHEET_COLUMNS  # a row is a class where it can be
+        save_sheet(
+            path,
+            by_class(content.images_u8, labels, columns),
+            columns,
+            zoom=zoom_for(self.setting.recipe.data.image_px) // 2 or 1,
+        )
 
 
 def _scorer(task: PictureTask, extractor: Extractor) -> str:
