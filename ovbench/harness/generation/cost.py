@@ -24,9 +24,9 @@ from ovbench.harness.generation.flops import forward_flops
 
 NetworkConfig: TypeAlias = Stage2Config | DecoderConfig
 
-# What scores pictures, by the name of the extractor. Counted by torch on the networks of `harness.metrics`: Inception-v3
-# on 299 x 299 (arXiv 1512.00567, of ADM's evaluation suite), the garment classifier on 32 x 32.
-EXTRACTOR_FLOPS: Mapping[str, int] = MappingProxyType({"inception-tf": 11_426_464_960, "wardrobe": 14_745_600})
+# What scores pictures, by the name of the extractor. Counted by torch on the networks of `harness.metrics`:
+# Inception-v3 on 299 x 299 (arXiv 1512.00567, of ADM's evaluation suite), the garment classifier on 32 x 32.
+EXTRACTOR_FLOPS: Mapping[str, int] = MappingProxyType({"inception-tf": 11_426_464_960, "wardrobe": 25_511_680})
 EXTRACTOR_FEATURES: Mapping[str, int] = MappingProxyType({"inception-tf": 2048, "wardrobe": 64})  # float32 per image
 
 VGG16_PARAMS = 14_714_688  # of its convolutions, which is what LPIPS reads (arXiv 1409.1556, table 1, column D)
@@ -159,7 +159,9 @@ def latent_bytes(count: int, shape: tuple[int, int, int], dtype: Literal["bfloat
     return count * (2 if flips else 1) * channels * height * width * (4 if dtype == "float32" else 2)
 
 
-def named_network(name: str, *, channels: int, grid: int, patch_px: int = 16, where: str = "--network") -> NetworkConfig:
+def named_network(
+    name: str, *, channels: int, grid: int, patch_px: int = 16, where: str = "--network"
+) -> NetworkConfig:
     """Returns a diffusion transformer or a decoder by name, for latents [channels, grid, grid].
 
     Args:
