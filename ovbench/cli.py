@@ -11,8 +11,11 @@ import typer
 
 from ovbench.cli_app import Json, Out, ProtocolName, Verbose, app, default_out, guarded, print_rows, setup
 from ovbench.cli_fid import fid
+from ovbench.cli_gen import gen_fid
+from ovbench.cli_records import print_records
 
 app.command()(fid)
+app.command("gen-fid")(gen_fid)
 
 
 def _version(wanted: bool) -> None:
@@ -39,13 +42,17 @@ def run(
         list[str],
         typer.Option("--encoder", "-e", help="family[/variant][:FILE][?option=value]; several times for more."),
     ],
-    suite: Annotated[str, typer.Option("--suite", "-s", help="Suite of tasks.")] = "understanding",
+    suite: Annotated[
+        str, typer.Option("--suite", "-s", help="understanding, reconstruction, generation, or all of the protocol.")
+    ] = "understanding",
     protocol: ProtocolName = "mini",
     tasks: Annotated[
         str | None, typer.Option("--tasks", help="Only these tasks: names, or paths of YAML files, with commas.")
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Only N questions per task, balanced by group.")] = None,
     seed: Annotated[list[int] | None, typer.Option("--seed", help="Seed; may be given several times.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="ImageNet, for protocols that need it.")] = None,
+    reference: Annotated[Path | None, typer.Option("--reference", help="ADM's file, likewise.")] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
     dtype: Annotated[str, typer.Option("--dtype", help="Of the encoder: float32, bfloat16 or float16.")] = "float32",
     batch_size: Annotated[int, typer.Option("--batch-size", help="Questions at once; changes no answer.")] = 64,
@@ -56,11 +63,11 @@ def run(
 ) -> None:
     """Judge frozen encoders on a suite. Idempotent: the same command again finishes what is missing."""
     setup(verbose)
-    from ovbench._base.files import to_json
-    from ovbench.cli_progress import listening, to_json_line
-    from ovbench.harness.run import plan_runs, run_all
+    from ovbench.harness.generation.options_config import GenerationOptions
+    from ovbench.harness.run import plan_runs
 
     folder = out or default_out()
+    places = GenerationOptions(data=data, reference=reference) if data or reference else None
     plan = plan_runs(
         encoders=encoder,
         suite=suite,
@@ -72,19 +79,9 @@ def run(
         dtype=dtype,
         batch_size=batch_size,
         out=folder,
+        generation=None if places is None else [places],
     )
-    typer.echo(to_json_line({"headline": plan.headline}) if json_output else plan.headline, err=True)
-    with listening(as_json=json_output) as listener:
-        records = run_all(plan, jobs=jobs, listener=listener)
-    if json_output:
-        typer.echo(to_json([record.to_dict() for record in records]), nl=False)
-        return
-    from ovbench.results.formats.to_console import render
-    from ovbench.results.leaderboard import tables_of
-
-    typer.echo(render(tables_of(records)))
-    for record in records:
-        typer.echo(f"record: {folder / record.run_id / 'record.json'}", err=True)
+    print_records(plan, folder, jobs=jobs, json_output=json_output)
 
 
 @app.command()

@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
@@ -19,6 +20,7 @@ from ovbench._base.errors import ConfigError
 from ovbench._base.lazy import require
 
 T = TypeVar("T")
+_PATIENCE = timedelta(hours=12)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,5 +135,7 @@ def open_processes(device: str) -> Processes:
             where="torchrun --nproc-per-node",
             fix="start as many processes as there are GPUs, or use --device cpu",
         )
-    state = require("accelerate", extra="offline", purpose="several processes").PartialState(cpu=device == "cpu")
+    accelerate = require("accelerate", extra="offline", purpose="several processes")
+    # The main process may work alone for long (scores of 50,000 pictures, a lock that another command holds).
+    state = accelerate.PartialState(cpu=device == "cpu", timeout=_PATIENCE)
     return Processes(rank=state.process_index, world_size=state.num_processes, device=state.device)

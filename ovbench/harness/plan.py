@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovbench._base.errors import ConfigError
@@ -13,11 +13,15 @@ from ovbench._base.names import lookup
 from ovbench._base.paths import cache_dir, feature_cache_bytes
 from ovbench.encoders.base import DType, check_device_name, check_dtype_name
 from ovbench.encoders.registry import EncoderSpec, parse_encoder
+from ovbench.harness.generation.options_config import GenerationOptions, guidance_text
 from ovbench.harness.protocols import Protocol, load_protocol
 from ovbench.tasks.base import TaskSpec
 from ovbench.tasks.load import load_suite, load_task, suite_names
+from ovbench.tasks.pictures import PictureTask, load_picture_task
 from ovbench.tasks.sources import check_limit
 
+AnyTask = TaskSpec | PictureTask
+ALL = "all"  # every suite that the protocol has
 _SPACE_NEEDED_BYTES = 500 * 2**20  # features, weights and checkpoints of one mini run
 
 
@@ -28,17 +32,26 @@ class Job:
     encoder: EncoderSpec
     suite: str
     protocol: Protocol
-    tasks: tuple[TaskSpec, ...]
+    tasks: tuple[AnyTask, ...]  # questions for understanding, pictures for the other suites
     limit: int | None
     seed: int
     device: str
     dtype: DType
     batch_size: int
+    generation: GenerationOptions | None = None  # of the suites that make pictures
 
     @property
     def name(self) -> str:
         """What progress lines call it."""
-        return f"{self.encoder.canonical} seed {self.seed}"
+        suite = "" if self.suite == "understanding" else f" {self.suite}"
+        guidance = self.generation.guidance if self.generation is not None else None
+        guided = "" if guidance is None else f" {guidance_text(guidance)}"
+        return f"{self.encoder.canonical}{suite}{guided} seed {self.seed}"
+
+    @property
+    def question_tasks(self) -> tuple[TaskSpec, ...]:
+        """The tasks of the understanding suite."""
+        return tuple(task for task in self.tasks if isinstance(task, TaskSpec))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,8 +72,9 @@ class Plan:
                 weights.append(text)
         seeds = ", ".join(str(seed) for seed in dict.fromkeys(job.seed for job in self.jobs))
         limit = f" · limit {first.limit}" if first.limit else ""
+        suites = {job.suite: ", ".join(task.name for task in job.tasks) for job in self.jobs}
         return (
-            f"protocol {first.protocol.label} · suite {first.suite} ({', '.join(task.name for task in first.tasks)})"
+            f"protocol {first.protocol.label} · suite {' · suite '.join(f'{k} ({v})' for k, v in suites.items())}"
             f"{limit} · seed {seeds} · {first.device} · {', '.join(weights)}"
         )
 
@@ -77,8 +91,13 @@ def plan_runs(
     dtype: str,
     batch_size: int,
     out: Path | None,
+    generation: Sequence[GenerationOptions] | None = None,
+    with_reconstruction: bool = False,
 ) -> Plan:
     """Checks everything a command named and returns the runs it asks for.
+
+    Several `generation` are a sweep of one encoder; reconstructions do not depend on what differs in it, and are made
+    once. `with_reconstruction` adds their suite, which shares all its steps.
 
     With a folder `out` it is made and the free space is looked at; a worker has none: its parent stores records.
 
@@ -100,43 +119,89 @@ def plan_runs(
     known_dtype = check_dtype_name(dtype)
     check_device_name(device)
     recipe = load_protocol(protocol)
-    lookup(dict.fromkeys(suite_names(), None), suite, kind="suite", where="--suite")
+    suites = (*(("reconstruction",) if with_reconstruction else ()), *_suites(suite, recipe))
+    options = tuple(generation or ())
+    if limit is not None and "understanding" not in suites:
+        raise ConfigError(
+            "--limit is of questions; pictures are not left out",
+            where="--limit",
+            fix="use --num-samples with ovbench gen-fid, or --suite understanding",
+        )
+    parsed = {spec.canonical: spec for spec in (parse_encoder(text, protocol=recipe.variants) for text in encoders)}
+    if out is not None:
+        feature_cache_bytes()  # a bad bound is refused now, not in a worker
+        _check_space(make_dir(out))
+    jobs: list[Job] = []
+    for name in suites:
+        specs = _tasks(name, protocol, tasks, several=len(suites) > 1)
+        for spec in parsed.values():
+            _check_encoder(spec, name, several=len(suites) > 1)
+        chosen: Sequence[GenerationOptions | None] = options if name != "understanding" and options else (None,)
+        if name == "reconstruction" and options:
+            chosen = (replace(options[0], guidance=None, guide=None, guide_network=None, dit=None, dit_network=None),)
+        jobs += [
+            Job(
+                encoder=spec,
+                suite=name,
+                protocol=recipe,
+                tasks=specs,
+                limit=limit if name == "understanding" else None,
+                seed=seed,
+                device=device,
+                dtype=known_dtype,
+                batch_size=batch_size,
+                generation=option,
+            )
+            for seed in dict.fromkeys(seeds)
+            for spec in parsed.values()
+            if name != "understanding" or spec.variant.for_understanding
+            for option in chosen
+        ]
+    return Plan(jobs=tuple(jobs), out=out)
+
+
+def _suites(suite: str, recipe: Protocol) -> tuple[str, ...]:
+    """Returns the suites that a word means; `all` is every one of the protocol."""
+    lookup(dict.fromkeys((*suite_names(), ALL), None), suite, kind="suite", where="--suite")
+    if suite == ALL:
+        return recipe.suites
+    recipe.section(suite)  # raises where the protocol has none
+    return (suite,)
+
+
+def _tasks(suite: str, protocol: str, tasks: Sequence[str] | None, *, several: bool) -> tuple[AnyTask, ...]:
+    """Returns the tasks of a suite, or those that were named."""
+    if tasks is not None and several:
+        raise ConfigError(
+            "--tasks with --suite all does not say which suite they are of", where="--tasks", fix="name one suite"
+        )
     names = tuple(tasks) if tasks is not None else load_suite(suite, protocol)
     if not names:
         raise ConfigError("no task named", where="--tasks", fix="leave --tasks out to run the whole suite")
+    if suite != "understanding":
+        found = tuple(load_picture_task(name) for name in dict.fromkeys(names))
+        for task in found:
+            if task.kind != suite:
+                raise ConfigError(
+                    f"'{task.name}' is a task of {task.kind}", where="--tasks", fix=f"use --suite {task.kind}"
+                )
+        return found
     specs = tuple(load_task(name, where="--tasks") for name in dict.fromkeys(names))
     for number, spec in enumerate(specs):
         if any(spec.name == other.name for other in specs[:number]):
             raise ConfigError(
                 f"two tasks are named '{spec.name}'", where="--tasks", fix="give one of them another name in its file"
             )
-    parsed = {spec.canonical: spec for spec in (parse_encoder(text, protocol=recipe.variants) for text in encoders)}
-    for spec in parsed.values():
-        if suite == "understanding" and not spec.variant.for_understanding:
-            raise ConfigError(
-                f"'{spec.name}' is offered to generation and reconstruction, not to a language model",
-                where="--encoder",
-                fix="choose another encoder for --suite understanding; see: ovbench encoders",
-            )
-    if out is not None:
-        feature_cache_bytes()  # a bad bound is refused now, not in a worker
-        _check_space(make_dir(out))
-    jobs = tuple(
-        Job(
-            encoder=spec,
-            suite=suite,
-            protocol=recipe,
-            tasks=specs,
-            limit=limit,
-            seed=seed,
-            device=device,
-            dtype=known_dtype,
-            batch_size=batch_size,
+    return specs
+
+
+def _check_encoder(spec: EncoderSpec, suite: str, *, several: bool) -> None:
+    if suite == "understanding" and not spec.variant.for_understanding and not several:
+        raise ConfigError(
+            f"'{spec.name}' is offered to generation and reconstruction, not to a language model",
+            where="--encoder",
+            fix="choose another encoder for --suite understanding; see: ovbench encoders",
         )
-        for seed in dict.fromkeys(seeds)
-        for spec in parsed.values()
-    )
-    return Plan(jobs=jobs, out=out)
 
 
 def _check_types(encoders: object, tasks: object, limit: object, seeds: Sequence[object], batch_size: object) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ovbench import __version__
+from ovbench.encoders.base import Encoder, Tap
 from ovbench.encoders.registry import is_own, stated
 from ovbench.harness.metrics.base import values_of
 from ovbench.harness.metrics.score import sample_rows, score_task, scorer_name
@@ -39,7 +40,7 @@ def make_record(job: Job, outcome: Outcome, *, began: float) -> tuple[RunRecord,
     tasks: list[TaskRecord] = []
     metrics: list[MetricValue] = []
     rows: list[dict[str, Any]] = []
-    for spec in job.tasks:
+    for spec in job.question_tasks:
         answers = outcome.answers[spec.name]
         samples = answers.data.samples
         tasks.append(
@@ -72,13 +73,15 @@ def make_record(job: Job, outcome: Outcome, *, began: float) -> tuple[RunRecord,
         suite=job.suite,
         seed=job.seed,
         limit=job.limit,
-        encoder=_encoder(job, outcome),
-        protocol=ProtocolRecord(name=job.protocol.name, version=job.protocol.version, content=job.protocol.content),
+        encoder=encoder_record(job, outcome.encoder, outcome.tap),
+        protocol=ProtocolRecord(
+            name=job.protocol.name, version=job.protocol.version, content=job.protocol.content_of(job.suite)
+        ),
         tasks=tuple(tasks),
         metrics=tuple(metrics),
-        steps=tuple(_step(step) for step in outcome.steps),
+        steps=tuple(step_record(step) for step in outcome.steps),
         measurements=_measurements(outcome),
-        environment=_environment(job, outcome),
+        environment=environment_of(job, outcome.encoder.info.dtype),
         started_utc=utc(began),
         finished_utc=utc(time.time()),
         complete=True,
@@ -108,9 +111,9 @@ def _not_scored(spec: TaskSpec, control: str, reason: str) -> MetricValue:
     )
 
 
-def _encoder(job: Job, outcome: Outcome) -> EncoderRecord:
-    info, variant, family = outcome.encoder.info, job.encoder.variant, job.encoder.family
-    tap = outcome.tap
+def encoder_record(job: Job, encoder: Encoder, tap: Tap) -> EncoderRecord:
+    """Returns what a record says of an encoder that was read at a tap."""
+    info, variant, family = encoder.info, job.encoder.variant, job.encoder.family
     return EncoderRecord(
         spec=job.encoder.canonical,
         family=family.key,
@@ -144,7 +147,8 @@ def _weights(job: Job) -> str:
     return job.encoder.origin if provider == "ovbench" else f"{job.encoder.origin}; adapter of {provider}"
 
 
-def _step(step: StepResult) -> StepRecord:
+def step_record(step: StepResult) -> StepRecord:
+    """Returns what a record says of a step."""
     return StepRecord(name=step.name, key=step.key, seconds=step.seconds, cached=step.cached, made_in_s=step.made_in_s)
 
 
@@ -155,10 +159,16 @@ def _measurements(outcome: Outcome) -> tuple[Measurement, ...]:
         Measurement(name=name, value=made.get(name), unit=unit, reason=None if name in made else why)
         for name, unit in (("encode", "images/s"), ("answer", "questions/s"))
     )
-    return (*speeds, Measurement(name="peak_rss", value=float(peak_rss_bytes()), unit="bytes", reason=None))
+    return (*speeds, peak_memory())
 
 
-def _environment(job: Job, outcome: Outcome) -> Environment:
+def peak_memory() -> Measurement:
+    """Returns the most memory that this process ever held."""
+    return Measurement(name="peak_rss", value=float(peak_rss_bytes()), unit="bytes", reason=None)
+
+
+def environment_of(job: Job, dtype: str) -> Environment:
+    """Returns where and with which code a job ran; `dtype` is that of the encoder."""
     git = git_state()
     packages = package_versions()
     import platform
@@ -175,6 +185,6 @@ def _environment(job: Job, outcome: Outcome) -> Environment:
         num_cores=num_cores(),
         device=job.device,
         device_name=torch.cuda.get_device_name(torch.device(job.device)) if gpu else None,
-        dtype=outcome.encoder.info.dtype,  # a spec can say another than --dtype, and a VAE stays in float32
+        dtype=dtype,  # a spec can say another than --dtype, and a VAE stays in float32
         num_threads=torch.get_num_threads(),
     )

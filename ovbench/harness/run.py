@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -11,6 +12,8 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ovbench._base.errors import ConfigError, OvbenchError
@@ -20,30 +23,55 @@ from ovbench.harness.events import Event, Listener, Reporter, ignore
 from ovbench.harness.plan import Job, Plan, plan_runs
 from ovbench.results.record import RunRecord
 from ovbench.results.store import RunStore
+from ovbench.tasks.base import TaskSpec
 
 log = logging.getLogger(__name__)
 __all__ = ["plan_runs", "run_all", "run_job"]
 
 
-def run_job(job: Job, listener: Listener = ignore) -> tuple[RunRecord, list[dict[str, Any]]]:
-    """Runs one job and returns its record and its per-question rows; writes nothing but the cache."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """What a run leaves."""
+
+    record: RunRecord
+    rows: list[dict[str, Any]]  # per question
+    files: dict[str, Path]  # name in the run's folder → file
+
+
+def run_job(job: Job, listener: Listener = ignore) -> Finished:
+    """Runs one job and returns its record, its per-question rows and its files; writes nothing but the cache."""
     import torch
 
-    from ovbench.harness.recording import make_record
     from ovbench.harness.steps import StepCache
-    from ovbench.harness.understanding.pipeline import UnderstandingRun
 
     began = time.time()
-    if job.suite != "understanding":
-        raise ConfigError(f"the suite '{job.suite}' cannot be run", where="--suite", fix="use --suite understanding")
     reporter = Reporter(job.name, listener)
     threads = torch.get_num_threads()
-    torch.set_num_threads(int(job.protocol.content["understanding"]["cpu_threads"]))
+    torch.set_num_threads(int(job.protocol.section(job.suite)["cpu_threads"]))
     try:
-        outcome = UnderstandingRun(job, StepCache(cache_dir()), reporter).run()
-        return make_record(job, outcome, began=began)
+        if job.suite == "understanding":
+            from ovbench.harness.recording import make_record
+            from ovbench.harness.understanding.pipeline import UnderstandingRun
+
+            answers = UnderstandingRun(job, StepCache(cache_dir()), reporter).run()
+            record, rows = make_record(job, answers, began=began)
+            return Finished(record=record, rows=rows, files={})
+        from ovbench.harness.generation.pipeline import GenerationRun
+        from ovbench.harness.recording_pictures import make_picture_record
+
+        pictures = GenerationRun(job, StepCache(cache_dir()), reporter).run()
+        return Finished(record=make_picture_record(job, pictures, began=began), rows=[], files=pictures.files)
     finally:
         torch.set_num_threads(threads)
+
+
+def is_main_process() -> bool:
+    """Whether this process writes and prints: under torchrun the first one does."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _keep(store: RunStore, finished: Finished) -> RunRecord:
+    return store.keep(finished.record, finished.rows, finished.files)
 
 
 def run_all(
@@ -70,11 +98,30 @@ def run_all(
     on_cpu = all(job.device == "cpu" for job in plan.jobs)
     count = jobs if jobs is not None else (min(len(plan.jobs), os.cpu_count() or 1) if on_cpu else 1)
     store = RunStore(plan.out)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return _run_with_others(plan.jobs, store, listener)
     with folder_lock(plan.out, purpose="run"):
         store.records()  # a damaged or newer record is said now, not after the training
         if in_process:
-            return [store.keep(*run_job(job, listener)) for job in plan.jobs]
+            return [_keep(store, run_job(job, listener)) for job in plan.jobs]
         return _run_side_by_side(plan.jobs, count, store, listener)
+
+
+def _run_with_others(jobs: Sequence[Job], store: RunStore, listener: Listener) -> list[RunRecord]:
+    """Runs every job in all processes of a launcher together; the main one stores records and tells of progress."""
+    if not all(job.suite in ("reconstruction", "generation") for job in jobs):
+        raise ConfigError(
+            "the suite 'understanding' runs in one process",
+            where="torchrun",
+            fix="start it without torchrun; several encoders run side by side",
+        )
+    main = is_main_process()
+    with folder_lock(store.root, purpose="run") if main else contextlib.nullcontext():
+        records: list[RunRecord] = []
+        for job in jobs:
+            finished = run_job(job, listener if main else ignore)
+            records.append(_keep(store, finished) if main else finished.record)
+        return records
 
 
 # glibc gives large tensors back to the system at every step unless told otherwise: a fifth of the training time on CPU.
@@ -103,14 +150,12 @@ def _run_side_by_side(jobs: Sequence[Job], count: int, store: RunStore, listener
     forwarder.start()
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(events, os.getpid()))
     try:
-        futures: list[Future[tuple[RunRecord, list[dict[str, Any]]]]] = [
-            pool.submit(_work, _Request.of(job)) for job in jobs
-        ]
+        futures: list[Future[Finished]] = [pool.submit(_work, _Request.of(job)) for job in jobs]
         records: list[RunRecord] = []
         failure: OvbenchError | None = None
         for job, future in zip(jobs, futures, strict=True):
             try:
-                records.append(store.keep(*future.result()))
+                records.append(_keep(store, future.result()))
             except BrokenProcessPool:
                 raise OvbenchError(
                     "a worker process died",
@@ -146,12 +191,13 @@ class _Request:
                 "encoders": [job.encoder.canonical],
                 "suite": job.suite,
                 "protocol": job.protocol.name,
-                "tasks": [task.origin for task in job.tasks],
+                "tasks": [task.origin if isinstance(task, TaskSpec) else task.name for task in job.tasks],
                 "limit": job.limit,
                 "seeds": [job.seed],
                 "device": job.device,
                 "dtype": job.dtype,
                 "batch_size": job.batch_size,
+                "generation": None if job.generation is None else [job.generation],
             }
         )
 
@@ -174,7 +220,7 @@ def _follow(parent: int) -> None:
     os._exit(1)  # the parent was killed: what is finished is in the cache, and nobody waits for the rest
 
 
-def _work(request: _Request) -> tuple[RunRecord, list[dict[str, Any]]]:
+def _work(request: _Request) -> Finished:
     from ovbench._base.log import configure
 
     configure()

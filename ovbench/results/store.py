@@ -1,8 +1,9 @@
-"""Run folders: `<root>/<run_id>/` with `config.json`, `samples.parquet` and `record.json`; written once."""
+"""Run folders: `<root>/<run_id>/` with `config.json`, `samples.parquet`, `record.json` and pictures; written once."""
 
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,14 +34,17 @@ class RunStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def keep(self, record: RunRecord, rows: Sequence[Mapping[str, Any]]) -> RunRecord:
+    def keep(
+        self, record: RunRecord, rows: Sequence[Mapping[str, Any]], files: Mapping[str, Path] | None = None
+    ) -> RunRecord:
         """Stores a record with its per-question rows; one that is there already is returned instead.
 
         Two records are the same when they ran the same thing and got the same scores; time and machine do not count.
 
         Args:
             record: From `RunRecord.new`.
-            rows: One mapping per question with exactly the keys `SAMPLE_COLUMNS`.
+            rows: One mapping per question with exactly the keys `SAMPLE_COLUMNS`; none for suites of pictures.
+            files: Name in the folder → file that is copied there, such as a sheet of samples.
 
         Raises:
             RecordError: Rows with missing or unknown keys, or a run folder of that name that holds something else.
@@ -61,7 +65,10 @@ class RunStore:
             )
         with atomic_dir(folder) as temporary, writing(folder):
             (temporary / CONFIG).write_text(to_json(config_of(record)), encoding="utf-8")
-            _write_samples(rows, temporary / SAMPLES)
+            if rows or not files:
+                _write_samples(rows, temporary / SAMPLES)
+            for name, path in (files or {}).items():
+                shutil.copyfile(path, temporary / name)
             (temporary / RECORD).write_text(record.to_json(), encoding="utf-8")  # Contract: last
         return record
 

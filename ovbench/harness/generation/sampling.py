@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ovbench._base.errors import ConfigError
+from ovbench.harness.generation.config import Stage2Config
 from ovbench.harness.generation.draws import class_labels, indexed_noise, reference_batches
 from ovbench.harness.generation.flow_config import SamplingConfig
 from ovbench.harness.generation.guidance import blend, check_guidance, in_interval
@@ -39,6 +40,14 @@ class Evaluations:
     velocities: int  # NFE: velocities that the solver asked for
     network: int  # passes of the network, the one without class included
     guide: int  # passes of the guide
+
+
+def group_size_of(config: SamplingConfig, network: Stage2Config, device: torch.device) -> int:
+    """Returns how many images go through a network at once: the setting, or what keeps the device busy."""
+    if config.group_size is not None:
+        return config.group_size
+    # An adaptive solver takes the steps that all images of a pass need, so each image has a pass of its own.
+    return 1 if is_adaptive(config.method) else default_group_size(network.num_tokens, device)
 
 
 class Sampler:
@@ -73,9 +82,7 @@ class Sampler:
         self.grid = time_grid(config.grid, config.num_steps, shift)
         size = network.config.input_size
         self.shape = (network.config.in_channels, size, size)
-        # An adaptive solver takes the steps that all images of a pass need, so each image has a pass of its own.
-        fitting = 1 if is_adaptive(config.method) else default_group_size(network.config.num_tokens, self.device)
-        self.group_size = config.group_size if config.group_size is not None else fitting
+        self.group_size = group_size_of(config, network.config, self.device)
         self._counts = [0, 0, 0]
 
     @property

@@ -80,6 +80,11 @@ class Lpips:
                 parts.append(self.network(x, y, normalize=True).flatten().double().cpu())
         return torch.cat(parts).numpy()
 
+    def distance(self, reconstruction_pm1: Tensor, images_pm1: Tensor) -> Tensor:
+        """Returns LPIPS of each pair with gradients, float32 [B], of [B, 3, H, W] in [-1, 1]: a loss, not a score."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self.network(reconstruction_pm1.float(), images_pm1.float(), normalize=False).reshape(-1)
+
 
 def _published() -> PublishedWeights:
     return PublishedWeights(

@@ -81,7 +81,7 @@ class UnderstandingRun:
 
     def __init__(self, job: Job, cache: StepCache, reporter: Reporter) -> None:
         self.job, self.cache, self.reporter = job, cache, reporter
-        self.section: Mapping[str, Any] = job.protocol.content["understanding"]
+        self.section: Mapping[str, Any] = job.protocol.section("understanding")
         self.config = llava_config(self.section)
         self.tap = job.encoder.llm_tap or Tap(**self.section["tap"])  # the user's word comes before the protocol's
         self.encoder = load_encoder(job.encoder, device=job.device, dtype=job.dtype)
@@ -107,7 +107,7 @@ class UnderstandingRun:
     def _run(self) -> Outcome:
         outcome = Outcome(encoder=self.encoder, tap=self.tap)
         # Everything that can be wrong with a task's data is found before the training.
-        loaded = [(spec, load_data(spec, limit=self.job.limit)) for spec in self.job.tasks]
+        loaded = [(spec, load_data(spec, limit=self.job.limit)) for spec in self.job.question_tasks]
         closure = [self._train_features_step, self._stage1_step, self._stage2_step]
         for spec, data in loaded:
             answers: dict[str, list[Prediction]] = {}

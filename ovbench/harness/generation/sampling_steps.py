@@ -1,0 +1,201 @@
+"""The second stage of a generation run as cached steps: the diffusion transformer, and samples of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+
+from ovbench._base.fingerprint import file_sha256
+from ovbench._base.seeding import derive
+from ovbench.harness.generation.autoencoder_steps import AutoencoderSteps
+from ovbench.harness.generation.flow_config import GuidanceConfig, SamplingConfig
+from ovbench.harness.generation.latents import unfold
+from ovbench.harness.generation.network import Stage2Network
+from ovbench.harness.generation.network_weights import build_network, load_network
+from ovbench.harness.generation.picture_parts import Content, Made
+from ovbench.harness.generation.sampling import Evaluations, Sampler, group_size_of
+from ovbench.harness.generation.setting import Setting, given_digests
+from ovbench.harness.generation.slots import Group
+from ovbench.harness.generation.step_runner import StepRunner
+from ovbench.harness.generation.train_dit import identity_of, train_dit, weights_name
+from ovbench.harness.metrics.extractor_base import Extractor
+from ovbench.harness.steps import Step, StepResult
+from ovbench.harness.training import Progress
+
+SHEET_COLUMNS = 10  # samples of a class that are kept to be looked at
+_SHEET_PICTURES = 100  # at most
+UNTRAINED = "untrained"  # the moment before the first update
+
+
+class SamplingSteps:
+    """Stage 2 of one run.
+
+    Args:
+        setting: The parts of the run.
+        runner: Obtains the steps.
+        autoencoder: Gives latents to train on, and turns latents into pictures.
+    """
+
+    def __init__(self, setting: Setting, runner: StepRunner, autoencoder: AutoencoderSteps) -> None:
+        self.setting, self.runner, self.autoencoder = setting, runner, autoencoder
+        self.evaluations: Evaluations | None = None  # what each sample cost; None: none were made now
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def dit_step(self) -> Step:
+        """The trained network, or the given one."""
+        setting, recipe = self.setting, self.setting.recipe.dit
+        if (given := given_digests(setting.options).get("dit")) is not None:
+            return Step(name="dit", version=1, inputs={"given": given, "network": asdict(setting.network)})
+        return Step(
+            name="dit",
+            version=1,
+            inputs={
+                "network": asdict(setting.network),
+                "optimiser": identity_of(recipe.optimiser),
+                "transport": asdict(recipe.transport),
+                "flips": recipe.flips,
+                "probes": recipe.probes,
+                "data": setting.train.digest,
+                "fold": setting.fold,
+                "seed": setting.job.seed,
+                "threads": setting.recipe.cpu_threads,
+            },
+            parents=(self.autoencoder.stats_step.key,),
+        )
+
+    def _dit(self) -> StepResult:
+        setting, recipe = self.setting, self.setting.recipe.dit
+        data = setting.train
+
+        def build(out: Path, work: Path, progress: Progress) -> None:
+            began = time.monotonic()
+            weights = train_dit(
+                self.autoencoder.normalised,
+                data.labels(range(data.num_pictures)),
+                setting.network,
+                recipe,
+                seed=setting.job.seed,
+                folder=work,
+                source=self.autoencoder.stats_step.key,
+                processes=setting.processes,
+                compile=setting.options.compile,
+                progress=progress,
+            )
+            self.runner.keep_training(out, work, [weights, *(work / weights_name(probe) for probe in recipe.probes)])
+            samples = recipe.optimiser.num_steps(data.num_pictures) * recipe.optimiser.batch_size
+            self.runner.speed("train dit", samples, began, "images/s")
+
+        return self.runner.obtain(self.dit_step, "dit", (lambda: self.autoencoder.stats,), build)
+
+    def _network(self, moment: float | str | None) -> Stage2Network:
+        """Returns the averaged weights of the end (None), of a moment of training in epochs, or as they started."""
+        setting = self.setting
+        if moment == UNTRAINED:
+            network = build_network(setting.network, seed=derive(setting.job.seed, "dit/init"))
+        else:
+            epochs = moment if isinstance(moment, float) else None
+            path = setting.options.dit or self._dit().path / weights_name(epochs)
+            network = load_network(path, setting.network)
+        return network.to(setting.processes.device).eval().requires_grad_(False)
+
+    # --- samples -----------------------------------------------------------------------------------------------------
+
+    @property
+    def num_kept(self) -> int:
+        """Samples whose pictures are kept: all where they are wanted as files, else enough to look at."""
+        count = self.setting.sampling.num_samples
+        if self.setting.options.save_samples is not None:
+            return count
+        return min(count, _SHEET_PICTURES, self.setting.recipe.data.num_classes * SHEET_COLUMNS)
+
+    def _sampler_config(self, moment: float | str | None) -> SamplingConfig:
+        config = self.setting.sampling.sampler
+        if moment == UNTRAINED:
+            # The velocity of a network that never learnt is 0 everywhere, so one step is as good as many.
+            return replace(config, method="euler", grid="full", num_steps=1, guidance=GuidanceConfig())
+        return config
+
+    def samples_step(self, moment: float | str | None, extractor: Extractor, layers: Sequence[str]) -> Step:
+        """Samples as features, and some as pictures."""
+        setting = self.setting
+        guide = setting.options.guide
+        return Step(
+            name="samples",
+            version=1,
+            inputs={
+                "of": "samples",
+                "moment": moment,
+                "sampler": asdict(self._sampler_config(moment)),
+                "num_samples": setting.sampling.num_samples,
+                "quantise": setting.sampling.quantise,
+                "shift": setting.shift,
+                "seed": setting.job.seed,
+                "num_kept": self.num_kept if setting.options.save_samples is not None else "few",
+                "guide": None if guide is None else [file_sha256(guide), asdict(setting.guide or setting.network)],
+                "extractor": extractor.info.fingerprint(),
+                "layers": sorted(layers),
+            },
+            parents=(self.dit_step.key, self.autoencoder.stats_step.key, self.autoencoder.decoder_step.key),
+        )
+
+    def samples(self, moment: float | str | None, extractor: Extractor, layers: Sequence[str]) -> Content:
+        """Returns the features of samples with their classes, and the pictures that are kept.
+
+        Args:
+            moment: None: the end of training; else epochs, or `UNTRAINED`.
+            extractor: Network of the features.
+            layers: Of the network.
+        """
+        setting, config = self.setting, self._sampler_config(moment)
+        step = self.samples_step(moment, extractor, layers)
+        kept: list[Sampler] = []
+
+        def sampler() -> Sampler:
+            if not kept:
+                guide = None
+                if setting.guide is not None and setting.options.guide is not None and moment != UNTRAINED:
+                    guide = load_network(setting.options.guide, setting.guide).to(setting.processes.device)
+                kept.append(
+                    Sampler(self._network(moment), config, seed=setting.job.seed, shift=setting.shift, guide=guide)
+                )
+            return kept[0]
+
+        def make(group: Group) -> Made:
+            ((_, made),) = sampler().passes(group.indices)
+            latents = unfold(group.fill(made.latents), setting.fold)
+            images = self.autoencoder.rae.decode_u8(latents, setting.sampling.quantise).cpu().numpy()
+            return Made(images_u8=images, values={"labels": made.labels.numpy()})
+
+        label = "samples" if moment is None else f"samples ({moment_name(moment)})"
+        found = self.runner.passes(
+            step,
+            label,
+            (self._dit_or_given, lambda: self.autoencoder.rae),
+            make,
+            num_items=setting.sampling.num_samples,
+            group_size=self._group_size(config),
+            num_kept=self.num_kept,
+            extractor=extractor,
+            layers=layers,
+        )
+        if moment is None and kept:
+            self.evaluations = kept[0].evaluations
+        return found
+
+    def _dit_or_given(self) -> None:
+        if self.setting.options.dit is None:
+            self._dit()
+
+    def _group_size(self, config: SamplingConfig) -> int:
+        """Returns the slots of a pass, as `Sampler` chooses them."""
+        return group_size_of(config, self.setting.network, self.setting.processes.device)
+
+
+def moment_name(moment: float | str) -> str:
+    """Returns how a moment of training is called: `untrained`, `5 epochs`."""
+    return moment if isinstance(moment, str) else f"{moment:g} epochs"

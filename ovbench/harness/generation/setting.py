@@ -1,0 +1,242 @@
+"""Everything that a generation run needs, found and checked before the first second of training."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from ovbench._base.errors import ConfigError, DataError
+from ovbench._base.fingerprint import file_sha256
+from ovbench.encoders.base import Encoder
+from ovbench.encoders.registry import EncoderSpec, load_encoder, with_options
+from ovbench.harness.generation.config import Stage2Config, preset, read_stage2_config
+from ovbench.harness.generation.decoder_config import DecoderConfig, square_side
+from ovbench.harness.generation.latent_stats import LatentStats
+from ovbench.harness.generation.losses import Perceptual
+from ovbench.harness.generation.network_weights import load_network
+from ovbench.harness.generation.options_config import GenerationOptions
+from ovbench.harness.generation.picture_data import PictureData
+from ovbench.harness.generation.picture_tasks import check_task, open_adm
+from ovbench.harness.generation.recipe_config import GenerationRecipe, SampleConfig, read_recipe
+from ovbench.harness.generation.stats_files import load_released_stats, load_stats
+from ovbench.harness.metrics.extractor_base import Extractor
+from ovbench.harness.metrics.extractors import load_extractor
+from ovbench.harness.metrics.lpips import Lpips, load_lpips
+from ovbench.harness.parallel import Processes, open_processes
+from ovbench.harness.plan import Job
+from ovbench.tasks.pictures import PictureTask
+
+log = logging.getLogger(__name__)
+_GUIDE = "dit-dh-s"  # RAE's guide
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """The parts of one run, ready."""
+
+    job: Job
+    recipe: GenerationRecipe
+    options: GenerationOptions
+    sampling: SampleConfig  # the recipe's with what the user set
+    processes: Processes
+    encoder: Encoder
+    train: PictureData
+    test: PictureData
+    tasks: tuple[PictureTask, ...]
+    extractors: dict[str, Extractor]  # by name
+    lpips: Lpips | None
+    native: bool  # the encoder decodes its own latents
+    fold: int  # cells along a side that become channels
+    decoder: DecoderConfig | None  # None: native
+    network: Stage2Config  # of stage 2
+    guide: Stage2Config | None
+
+    @property
+    def perceptual(self) -> Perceptual | None:
+        """The perceptual network that the decoder is trained with."""
+        return None if self.lpips is None or self.recipe.decoder.loss.lpips_weight == 0 else self.lpips.distance
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) as the encoder gives them."""
+        return (self.encoder.info.dim, *self.encoder.info.grid)
+
+    @property
+    def shift(self) -> float:
+        """Of times, by the numbers in a latent."""
+        return self.recipe.dit.transport.shift_of(self.latent_shape)
+
+    def given_stats(self) -> LatentStats | None:
+        """Returns the statistics that the user named; see `load_stats`."""
+        path = self.options.stats
+        if path is None:
+            return None
+        own = path.suffix in (".safetensors", ".npz")
+        return (load_stats if own else load_released_stats)(path, self.encoder)
+
+
+def open_setting(job: Job) -> Setting:
+    """Finds and checks everything that a run names.
+
+    Raises:
+        OvbenchError: Something is missing, damaged or does not fit; nothing was computed.
+    """
+    options = job.generation or GenerationOptions()
+    recipe = read_recipe(job.protocol.section(job.suite), where=f"protocol '{job.protocol.name}', generation")
+    tasks = tuple(cast(PictureTask, task) for task in job.tasks)
+    processes = open_processes(job.device)
+    encoder = encoder_for(job.encoder, recipe, device=str(processes.device), dtype=job.dtype)
+    native = _is_native(encoder, recipe, options)
+    fold, network, guide, decoder = _networks(encoder, recipe, options, native=native)
+    extractors = {task.extractor: load_extractor(task.extractor, device=str(processes.device)) for task in tasks}
+    for task in tasks:
+        check_task(task, extractors[task.extractor].info)
+        if task.reference == "adm":
+            if options.reference is None:
+                raise ConfigError(
+                    f"the task '{task.name}' compares with ADM's statistics of the training set",
+                    where="--reference",
+                    fix="name the file: --reference VIRTUAL_imagenet256_labeled.npz",
+                )
+            open_adm(options.reference)
+        elif options.reference is not None:
+            log.warning("--reference has no effect: %s compares with the protocol's test pictures", task.name)
+    wants_lpips = any("lpips" in task.metrics for task in tasks)
+    trains = not native and options.decoder is None
+    if trains and recipe.decoder.loss.lpips_weight > 0:
+        wants_lpips = True
+    train, test = _data(recipe, options)
+    setting = Setting(
+        job=job,
+        recipe=recipe,
+        options=options,
+        sampling=_sampling(recipe, options),
+        processes=processes,
+        encoder=encoder,
+        train=train,
+        test=test,
+        tasks=tasks,
+        extractors=extractors,
+        lpips=load_lpips(device=str(processes.device)) if wants_lpips else None,
+        native=native,
+        fold=fold,
+        decoder=decoder,
+        network=network,
+        guide=guide,
+    )
+    _ = setting.shift, setting.given_stats()  # what does not fit is said now
+    if options.dit is not None:
+        load_network(options.dit, network)
+    if options.guide is not None and guide is not None:
+        load_network(options.guide, guide)
+    return setting
+
+
+def encoder_for(spec: EncoderSpec, recipe: GenerationRecipe, *, device: str, dtype: Any) -> Encoder:
+    """Returns the encoder at the input size that makes the recipe's grid; a size that the user asked for stays.
+
+    An encoder that decodes its own latents reads the pictures as they are, and its latents are folded to the grid.
+
+    Raises:
+        ConfigError: It cannot make that grid.
+    """
+    encoder = load_encoder(spec, device=device, dtype=dtype)
+    info = encoder.info
+    side = recipe.data.image_px if info.supports_decode else recipe.grid * info.patch_px
+    if "size" not in spec.options and info.input.size != (side, side):
+        try:
+            encoder = load_encoder(with_options(spec, size=str(side)), device=device, dtype=dtype)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{spec.name} cannot read {side} x {side} pixels, which make the protocol's {recipe.grid} x "
+                f"{recipe.grid} tokens: {error.what}",
+                where="--encoder",
+                fix=error.fix or "ask for another input size: --encoder NAME?size=PIXELS",
+            ) from error
+    square_side(encoder.info.grid[0] * encoder.info.grid[1], where=spec.name)
+    if encoder.info.grid[0] != encoder.info.grid[1]:
+        raise ConfigError(f"the latents of {spec.name} are no square: {encoder.info.grid}", where="--encoder")
+    return encoder
+
+
+def _is_native(encoder: Encoder, recipe: GenerationRecipe, options: GenerationOptions) -> bool:
+    kind = recipe.decoder.kind
+    if kind == "native" and not encoder.info.supports_decode:
+        raise ConfigError(f"{encoder.info.name} has no decoder of its own", where="generation.decoder.kind")
+    native = kind == "native" or (kind == "auto" and encoder.info.supports_decode)
+    if native and options.decoder is not None:
+        raise ConfigError(f"{encoder.info.name} decodes its own latents", where="--decoder", fix="leave --decoder out")
+    return native
+
+
+def _networks(
+    encoder: Encoder, recipe: GenerationRecipe, options: GenerationOptions, *, native: bool
+) -> tuple[int, Stage2Config, Stage2Config | None, DecoderConfig | None]:
+    """Returns fold, second stage, guide and decoder for an encoder's latents."""
+    channels, side = encoder.info.dim, encoder.info.grid[0]
+    fold = 1
+    if encoder.info.supports_decode and side > recipe.grid:
+        if side % recipe.grid:
+            raise ConfigError(
+                f"{side} x {side} cells cannot be folded to {recipe.grid} x {recipe.grid}", where="--encoder …?size="
+            )
+        fold = side // recipe.grid
+    channels, grid = channels * fold**2, side // fold
+    network = recipe.network(channels=channels, grid=grid)
+    if options.dit_network is not None:
+        network = _named_network(options.dit_network, "--dit-network", channels, grid, recipe.data.num_classes)
+    guide = None
+    if options.guide is not None:
+        name = options.guide_network or _GUIDE
+        guide = _named_network(name, "--guide-network", channels, grid, recipe.data.num_classes)
+    decoder = None if native else recipe.decoder_config(channels=encoder.info.dim, num_tokens=side * side)
+    return fold, network, guide, decoder
+
+
+def _named_network(name: str, flag: str, channels: int, grid: int, num_classes: int) -> Stage2Config:
+    if name.endswith((".yaml", ".yml", ".json")):
+        from ovbench.tasks.load import read_yaml
+
+        document = read_yaml(Path(name))
+        if not isinstance(document, dict):
+            raise DataError(f"'{Path(name).name}' holds no settings by name", where=flag)
+        return read_stage2_config(document, where=name)
+    return preset(name, where=flag, in_channels=channels, input_size=grid, num_classes=num_classes)
+
+
+def _sampling(recipe: GenerationRecipe, options: GenerationOptions) -> SampleConfig:
+    sampling = recipe.sampling
+    if options.num_samples is not None:
+        sampling = replace(sampling, num_samples=options.num_samples)
+    if options.guidance is not None:
+        sampling = replace(sampling, sampler=replace(sampling.sampler, guidance=options.guidance))
+    return sampling
+
+
+def _data(recipe: GenerationRecipe, options: GenerationOptions) -> tuple[PictureData, PictureData]:
+    data = recipe.data
+    if data.source == "world":
+        from ovbench.harness.generation.world_data import WorldGarments
+
+        if options.data is not None:
+            raise ConfigError("the world needs no data", where="--data", fix="leave --data out")
+        seed, num_train, num_test = data.world_seed, data.num_train, data.num_test
+        assert seed is not None, "DataConfig refuses a world without a seed"
+        return WorldGarments(seed, "train", num_train or 0), WorldGarments(seed, "test", num_test or 0)
+    raise ConfigError("ImageNet is not wired up", where="--data")
+
+
+def given_digests(options: GenerationOptions) -> dict[str, str]:
+    """Returns the digests of weights and statistics that were not made here, by name of their option."""
+    names = {"decoder": options.decoder, "stats": options.stats, "dit": options.dit, "guide": options.guide}
+    return {name: file_sha256(path) for name, path in names.items() if path is not None}
+
+
+def fast_matmuls(processes: Processes) -> None:
+    """Lets a GPU multiply float32 matrices in TF32 in training and sampling, as RAE does; scores never do."""
+    if processes.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")

@@ -1,0 +1,130 @@
+"""The outcome of a generation run → its record."""
+
+from __future__ import annotations
+
+import time
+
+from ovbench.harness.generation.picture_tasks import headline_of
+from ovbench.harness.generation.pipeline import Outcome, PictureScores
+from ovbench.harness.generation.setting import given_digests
+from ovbench.harness.plan import Job
+from ovbench.harness.recording import encoder_record, environment_of, peak_memory, step_record
+from ovbench.results.provenance import utc
+from ovbench.results.record import MAIN, Measurement, MetricValue, ProtocolRecord, RunRecord, TaskRecord
+
+_CACHED = "it came from the cache"
+
+
+def make_picture_record(job: Job, outcome: Outcome, *, began: float) -> RunRecord:
+    """Returns the record of a reconstruction or generation run.
+
+    Args:
+        job: What was run.
+        outcome: Its scores, steps and figures.
+        began: Seconds since the epoch.
+    """
+    encoder = outcome.setting.encoder
+    return RunRecord.new(
+        suite=job.suite,
+        seed=job.seed,
+        limit=None,
+        encoder=encoder_record(job, encoder, encoder.info.latent_tap),
+        protocol=_protocol(job, outcome),
+        tasks=tuple(_task(scores) for scores in outcome.scores),
+        metrics=tuple(value for scores in outcome.scores for value in _values(scores)),
+        steps=tuple(step_record(step) for step in outcome.steps),
+        measurements=_measurements(outcome),
+        environment=environment_of(job, encoder.info.dtype),
+        started_utc=utc(began),
+        finished_utc=utc(time.time()),
+        complete=True,
+        warnings=tuple(outcome.warnings),
+    )
+
+
+def _protocol(job: Job, outcome: Outcome) -> ProtocolRecord:
+    """Returns the protocol; with weights that were not made by it, under a name of its own, so no table mixes them."""
+    protocol = ProtocolRecord(
+        name=job.protocol.name, version=job.protocol.version, content=job.protocol.content_of(job.suite)
+    )
+    given = given_digests(outcome.setting.options)
+    if not given:
+        return protocol
+    return ProtocolRecord(
+        name=f"{protocol.name}, given {' + '.join(given)}",
+        version=protocol.version,
+        content={**protocol.content, "given": given},
+    )
+
+
+def _task(scores: PictureScores) -> TaskRecord:
+    task = scores.task
+    return TaskRecord(
+        name=task.name,
+        version=task.version,
+        title=task.title,
+        kind=task.kind,
+        family=task.family,
+        scorer=scores.scorer,
+        headline=headline_of(task, scores.extractor.info),
+        chance=None,
+        groups=scores.groups,
+        data_digest=scores.data_digest,
+        n=scores.num_pictures,
+        num_total=scores.num_pictures,
+        citation=task.citation,
+        licence=task.licence,
+    )
+
+
+def _values(scores: PictureScores) -> list[MetricValue]:
+    return [
+        MetricValue(
+            task=scores.task.name,
+            name=entry.score.spec.name,
+            control=MAIN,
+            group=group,
+            value=entry.score.value,
+            unit=entry.score.spec.unit,
+            higher_is_better=entry.score.spec.higher_is_better,
+            n=entry.score.n,
+            low=entry.score.interval.low,
+            high=entry.score.interval.high,
+            interval=f"{entry.score.interval.method}; {entry.how}",
+            reason=entry.score.reason,
+        )
+        for group, found in scores.by_group.items()
+        for entry in found
+    ]
+
+
+def _measurements(outcome: Outcome) -> tuple[Measurement, ...]:
+    """Returns costs and the figures of latent health, which no table ranks by."""
+    found = [
+        Measurement(name=f"speed: {name}", value=rate, unit=unit, reason=None)
+        for name, (rate, unit) in outcome.throughput.items()
+    ]
+    if any(scores.task.kind == "generation" for scores in outcome.scores):
+        cost = outcome.evaluations
+        for name, value in (
+            ("NFE", None if cost is None else cost.velocities),
+            ("network passes", None if cost is None else cost.network),
+            ("guide passes", None if cost is None else cost.guide),
+        ):
+            found.append(
+                Measurement(
+                    name=name,
+                    value=None if value is None else float(value),
+                    unit="per sample",
+                    reason=_CACHED if value is None else None,
+                )
+            )
+    for name, value in outcome.health.items():
+        if isinstance(value, dict):
+            found += [
+                Measurement(name=f"latent health: {name} {level}", value=float(figure), unit="", reason=None)
+                for level, figure in value.items()
+            ]
+        else:
+            found.append(Measurement(name=f"latent health: {name}", value=float(value), unit="", reason=None))
+    return (*found, peak_memory())
