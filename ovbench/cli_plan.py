@@ -76,6 +76,7 @@ def plan(
     shares = MFUS if mfu is None else (check_mfu(mfu),)
     wanted = None if precision is None else check_precision(precision)
     from ovbench._base.files import to_json
+    from ovbench._base.paths import cache_dir
     from ovbench.harness.forecast import PlanRequest, look_ahead
 
     request = PlanRequest(
@@ -88,7 +89,7 @@ def plan(
         dtype=dtype,
         precision=wanted,
     )
-    outlook = look_ahead(request, out or default_out())
+    outlook = look_ahead(request, runs=out or default_out(), cache=cache_dir())
     if json_output:
         found = [_document(forecast, chosen, gpus, shares) for forecast in outlook.forecasts]
         typer.echo(
@@ -158,8 +159,7 @@ def _totals(forecast: Forecast, gpu: Gpu, gpus: int, mfus: Sequence[float]) -> d
     if gpus > 1:
         shared = [_hours(forecast.gpu_hours(gpu, mfu) / gpus) for mfu in mfus]
         rows[f"hours on {gpus} of them, shared evenly"] = " / ".join(shared)
-    for other in ("tf32", "bfloat16"):
-        rows[f"… if every network ran in {other}"] = _per_mfu(forecast, gpu, mfus, other)
+    rows["… if every network ran in bfloat16"] = _per_mfu(forecast, gpu, mfus, "bfloat16")
     if forecast.sample_flops is not None:
         rows["one sample, decoded"] = _flops(forecast.sample_flops)
         rates = [f"{forecast.samples_per_s(gpu, mfu) or 0.0:.1f}" for mfu in mfus]
@@ -203,7 +203,6 @@ def _document(forecast: Forecast, gpu: Gpu, gpus: int, mfus: Sequence[float]) ->
         "forward_flops": dict(forecast.forward_flops),
         "flops": forecast.flops,
         "gpu_hours": by_mfu(lambda mfu: forecast.gpu_hours(gpu, mfu)),
-        "gpu_hours_tf32": by_mfu(lambda mfu: forecast.gpu_hours(gpu, mfu, "tf32")),
         "gpu_hours_bfloat16": by_mfu(lambda mfu: forecast.gpu_hours(gpu, mfu, "bfloat16")),
         "wall_hours": by_mfu(lambda mfu: forecast.gpu_hours(gpu, mfu) / gpus),
         "sample_flops": forecast.sample_flops,

@@ -8,24 +8,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from ovbench._base.errors import ConfigError, OvbenchError
-from ovbench._base.names import lookup
 from ovbench.encoders.base import DType, Encoder, EncoderInfo, check_dtype_name
 from ovbench.encoders.modeling.measure import Flops, _counted, _without_weights, count_flops
 from ovbench.encoders.modeling.vae_encoder import VAEEncoder
-from ovbench.encoders.registry import EncoderSpec, load_encoder, parse_encoder, with_options
-from ovbench.harness.generation.budget import Budget, EncoderCost
+from ovbench.encoders.registry import EncoderSpec, load_encoder, with_options
+from ovbench.harness.generation.budget import Budget, EncoderCost, on_gpu
+from ovbench.harness.generation.budget_forecast import generation_forecast, reconstruction_forecast
+from ovbench.harness.generation.flow_config import GuidanceConfig
 from ovbench.harness.generation.options_config import GenerationOptions, parse_guidance
 from ovbench.harness.generation.recipe_config import GenerationRecipe, read_recipe
-from ovbench.harness.plan import plan_runs
+from ovbench.harness.lookup import is_embedded, look_up
+from ovbench.harness.plan import ALL, Job, plan_runs
 from ovbench.harness.planning import Forecast, PlannedStep, Precision
-from ovbench.harness.protocols import SECTIONS, Protocol, load_protocol
+from ovbench.harness.protocols import load_protocol
+from ovbench.harness.steps import StepCache
 from ovbench.results.store import RunStore
-from ovbench.tasks.load import load_suite
-from ovbench.tasks.pictures import load_picture_task
+from ovbench.tasks.pictures import PictureTask
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +42,7 @@ class PlanRequest:
     guidance: str | None = None  # as `parse_guidance` reads it; None: the protocol's
     seeds: Sequence[int] = (0,)
     dtype: str = "float32"  # of the encoder
-    precision: Precision | None = None  # of everything but the scoring networks; None: the protocol's and dtype
+    precision: Precision | None = None  # of everything but the scoring networks; None: as it would be run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,96 +53,82 @@ class Outlook:
     forecasts: tuple[Forecast, ...]
 
 
-def look_ahead(request: PlanRequest, runs: Path) -> Outlook:
+def look_ahead(request: PlanRequest, *, runs: Path, cache: Path) -> Outlook:
     """Returns what the runs of a command would do.
 
     Args:
         request: What is asked.
         runs: Folder of run records, which tell how long steps once took. It need not exist.
+        cache: Folder of finished steps.
 
     Raises:
         ConfigError: An unknown name (with a suggestion), a suite that the protocol lacks, a number out of range, or an
             encoder that the protocol cannot use.
     """
-    lookup(SECTIONS, request.suite, kind="suite", where="--suite")
-    protocol = load_protocol(request.protocol)
-    protocol.section(request.suite)
+    if request.suite == ALL:
+        raise ConfigError(
+            "a plan is made of one suite at a time",
+            where="--suite",
+            fix=f"use one of: {', '.join(load_protocol(request.protocol).suites)}",
+        )
     if request.suite != "generation":
         for flag, value in (("--num-samples", request.num_samples), ("--guidance", request.guidance)):
             if value is not None:
-                raise ConfigError(
-                    f"it has no effect on the suite '{request.suite}'", where=flag, fix="add --suite generation"
-                )
-    tasks = load_suite(request.suite, request.protocol)
-    specs = _specs(request, protocol)
-    found: list[Forecast] = []
-    for spec in specs:
-        if request.suite == "understanding":
-            forecast = _understanding(spec, protocol, tasks, request)
+                raise ConfigError(f"it needs --suite generation, got '{request.suite}'", where=flag)
+    guidance = None if request.guidance is None else parse_guidance(request.guidance)
+    guide_given = guidance is None or guidance.kind != "auto"
+    # Autoguidance needs weights, which a plan does not: it only has no keys then.
+    options = GenerationOptions(num_samples=request.num_samples, guidance=guidance if guide_given else None)
+    plan = plan_runs(
+        encoders=request.encoders,
+        suite=request.suite,
+        protocol=request.protocol,
+        tasks=None,
+        limit=None,
+        seeds=request.seeds,
+        device="cpu",
+        dtype=request.dtype,
+        batch_size=64,
+        out=None,
+        generation=[options] if request.suite == "generation" else None,
+    )
+    jobs: dict[str, list[Job]] = {}
+    for job in plan.jobs:
+        jobs.setdefault(job.encoder.canonical, []).append(job)
+    store = RunStore(runs)
+    forecasts: list[Forecast] = []
+    for same in jobs.values():
+        forecast = _understanding(same) if request.suite == "understanding" else _pictures(same, guidance)
+        forecast = _with_times(forecast, measured(store, same[0]))
+        if is_embedded(same[0].encoder) and same[0].protocol.variants == "mini" and guide_given:
+            forecast = look_up(forecast, same, StepCache(cache))
         else:
-            forecast = _pictures(spec, protocol, tasks, request)
+            note = "which steps are cached was not looked up: their keys need the weights of the encoder"
+            forecast = replace(forecast, notes=(*forecast.notes, note))
         if request.precision is not None:
             steps = tuple(step.in_precision(request.precision) for step in forecast.steps)
             forecast = replace(forecast, steps=steps, sample_precision=request.precision)
-        found.append(_with_times(forecast, measured(RunStore(runs), spec, request.suite, protocol)))
-    weights = ", ".join(f"{spec.name} ({spec.origin})" for spec in specs)
-    seeds = ", ".join(str(seed) for seed in dict.fromkeys(request.seeds))
-    headline = (
-        f"plan · protocol {protocol.label} · suite {request.suite} ({', '.join(tasks)}) · seed {seeds} · {weights}"
-    )
-    return Outlook(headline=headline, forecasts=tuple(found))
+        forecasts.append(forecast)
+    return Outlook(headline=f"plan · {plan.headline}", forecasts=tuple(forecasts))
 
 
-def _specs(request: PlanRequest, protocol: Protocol) -> tuple[EncoderSpec, ...]:
-    """Returns the encoders, each once; refuses what a run would refuse."""
-    check_dtype_name(request.dtype)
-    if request.suite == "understanding":
-        checked = plan_runs(
-            encoders=request.encoders,
-            suite=request.suite,
-            protocol=request.protocol,
-            tasks=None,
-            limit=None,
-            seeds=request.seeds,
-            device="cpu",
-            dtype=request.dtype,
-            batch_size=1,
-            out=None,
-        )
-        return tuple({job.encoder.canonical: job.encoder for job in checked.jobs}.values())
-    if not request.encoders:
-        raise ConfigError(
-            "no encoder named", where="--encoder", fix="for instance: --encoder dinov2; see: ovbench encoders"
-        )
-    if bad := [seed for seed in request.seeds if seed < 0]:
-        raise ConfigError(f"a seed must be 0 or more, got {bad[0]}", where="--seed")
-    specs = (parse_encoder(text, protocol=protocol.variants) for text in request.encoders)
-    return tuple({spec.canonical: spec for spec in specs}.values())
-
-
-def _pictures(spec: EncoderSpec, protocol: Protocol, tasks: Sequence[str], request: PlanRequest) -> Forecast:
-    where = f"protocol '{protocol.name}', generation"
-    recipe = read_recipe(protocol.section(request.suite), where=where)
-    sampling = recipe.sampling
-    if request.num_samples is not None:
-        GenerationOptions(num_samples=request.num_samples)  # refuses a number that is too small
-        sampling = replace(sampling, num_samples=request.num_samples)
-    if request.guidance is not None:
-        sampler = replace(sampling.sampler, guidance=parse_guidance(request.guidance))
-        sampling = replace(sampling, sampler=sampler)
+def _pictures(jobs: Sequence[Job], guidance: GuidanceConfig | None) -> Forecast:
+    job = jobs[0]
+    recipe = read_recipe(job.protocol.section(job.suite), where=f"protocol '{job.protocol.name}', generation")
+    sampling, options = recipe.sampling, job.generation or GenerationOptions()
+    if options.num_samples is not None:
+        sampling = replace(sampling, num_samples=options.num_samples)
+    if guidance is not None:
+        sampling = replace(sampling, sampler=replace(sampling.sampler, guidance=guidance))
     recipe = replace(recipe, sampling=sampling)
-    task = load_picture_task(tasks[0])
-    cost = encoder_cost(spec, recipe, precision=_precision_of(spec, request.dtype))
-    budget = Budget(recipe, cost, num_seeds=len(set(request.seeds)))
-    forecast = budget.generation(task) if task.kind == "generation" else budget.reconstruction(task)
-    not_looked_up = "which steps are cached was not looked up: their keys need the weights"
-    return replace(forecast, notes=(*forecast.notes, not_looked_up))
+    task = cast(PictureTask, job.tasks[0])
+    cost = encoder_cost(job.encoder, recipe, precision=on_gpu(_dtype_of(job)))
+    budget = Budget(recipe, cost, num_seeds=len(jobs))
+    return generation_forecast(budget, task) if task.kind == "generation" else reconstruction_forecast(budget, task)
 
 
-def _precision_of(spec: EncoderSpec, dtype: str) -> Precision:
-    named: DType = check_dtype_name(spec.options.get("dtype", dtype))
-    # Half precision of either kind has the same peak.
-    return "float32" if named == "float32" else "bfloat16"
+def _dtype_of(job: Job) -> DType:
+    return check_dtype_name(job.encoder.options.get("dtype", job.dtype))
 
 
 def encoder_cost(spec: EncoderSpec, recipe: GenerationRecipe, *, precision: Precision) -> EncoderCost:
@@ -166,11 +155,11 @@ def encoder_cost(spec: EncoderSpec, recipe: GenerationRecipe, *, precision: Prec
         raise ConfigError(
             f"'{spec.name}' makes {height} x {width} tokens, and latents must be square",
             where="--encoder",
-            fix="choose another encoder or a square size for --suite generation",
+            fix="give it a square input size",
         )
-    factor = 1
+    fold = 1
     if info.supports_decode and height > recipe.grid:
-        factor, rest = divmod(height, recipe.grid)
+        fold, rest = divmod(height, recipe.grid)
         if rest:
             raise ConfigError(
                 f"{height} x {height} cells cannot be folded into {recipe.grid} x {recipe.grid} tokens",
@@ -182,7 +171,8 @@ def encoder_cost(spec: EncoderSpec, recipe: GenerationRecipe, *, precision: Prec
         flops=size.flops.network,
         frontend_flops=size.flops.frontend,
         params=info.num_params + info.num_params_frontend,
-        shape=(info.dim * factor * factor, height // factor, width // factor),
+        shape=(info.dim, height, width),
+        fold=fold,
         precision=precision,
         native_flops=size.decode_flops,
     )
@@ -204,7 +194,7 @@ def sized(spec: EncoderSpec) -> Size:
         OvbenchError: See `encoder_cost`.
     """
     try:
-        if spec.variant.origin == "embedded" and spec.source is None and spec.random_seed is None:
+        if is_embedded(spec):
             return _size_of(load_encoder(spec))
         with _without_weights():
             return _size_of(load_encoder(with_options(spec, weights="random:0")))
@@ -228,23 +218,17 @@ def _size_of(encoder: Encoder) -> Size:
     return Size(info=encoder.info, flops=count_flops(encoder), decode_flops=own)
 
 
-def measured(store: RunStore, spec: EncoderSpec, suite: str, protocol: Protocol) -> Mapping[str, float]:
-    """Returns how long each kind of step took when it was made, from the newest record of these runs; empty: none.
+def measured(store: RunStore, job: Job) -> Mapping[str, float]:
+    """Returns how long each kind of step took when it was made, from the newest record of such a run; empty: none.
 
     Args:
         store: Records.
-        spec: The encoder.
-        suite: Of the run.
-        protocol: Its name and version must be the record's.
+        job: Encoder, suite and protocol must be the record's; the seed need not.
     """
     for record in reversed(store.records()):
-        same = (record.encoder.spec, record.suite, record.protocol.name, record.protocol.version) == (
-            spec.canonical,
-            suite,
-            protocol.name,
-            protocol.version,
-        )
-        if same and record.limit is None:
+        protocol = (record.protocol.name, record.protocol.version)
+        same = record.encoder.spec == job.encoder.canonical and record.suite == job.suite
+        if same and protocol == (job.protocol.name, job.protocol.version) and record.limit is None:
             times: dict[str, float] = {}
             unknown: set[str] = set()
             for step in record.steps:
@@ -263,47 +247,43 @@ def _with_times(forecast: Forecast, times: Mapping[str, float]) -> Forecast:
     return replace(forecast, steps=steps)
 
 
-def _understanding(spec: EncoderSpec, protocol: Protocol, tasks: Sequence[str], request: PlanRequest) -> Forecast:
-    section = protocol.section("understanding")
-    size = sized(spec)
+def _understanding(jobs: Sequence[Job]) -> Forecast:
+    job = jobs[0]
+    section, size = job.protocol.section("understanding"), sized(job.encoder)
     cost = EncoderCost(
-        name=spec.canonical,
+        name=job.encoder.canonical,
         flops=size.flops.network,
         frontend_flops=size.flops.frontend,
         params=size.info.num_params + size.info.num_params_frontend,
         shape=(size.info.dim, *size.info.grid),
-        precision=_precision_of(spec, request.dtype),
+        # This suite leaves torch's matrix products in float32 as they are.
+        precision="float32" if _dtype_of(job) == "float32" else "bfloat16",
     )
-    scenes = int(section["num_train_scenes"])
-    uncounted = "the language model's operations are not counted"
+    scenes, uncounted = int(section["num_train_scenes"]), "the language model's operations are not counted"
+    features = PlannedStep(
+        name="features",
+        what=f"{scenes:,} training scenes, and those of the tasks",
+        work=cost.work(scenes),
+        missing="scenes of the tasks are not counted",
+    )
     stages = (
         PlannedStep(
-            name=f"llava_stage{number}",
+            name=f"llava_{key}",
             what=f"{section[key]['steps']:,} updates of {section[key]['batch_size']} scenes",
-            repeats=len(set(request.seeds)),
+            repeats=len(jobs),
             missing=uncounted,
         )
-        for number, key in ((1, "stage1"), (2, "stage2"))
+        for key in ("stage1", "stage2")
     )
-    controls = 1 + len(section["controls"])
+    answers = PlannedStep(
+        name="answers",
+        what=f"{', '.join(task.name for task in job.tasks)}, with {len(section['controls'])} controls each",
+        repeats=len(jobs),
+        missing=uncounted,
+    )
     return Forecast(
-        encoder=spec.canonical,
-        steps=(
-            PlannedStep(
-                name="features",
-                what=f"{scenes:,} training scenes, and those of the tasks",
-                work=cost.work(scenes),
-                missing="scenes of the tasks are not counted",
-            ),
-            *stages,
-            PlannedStep(
-                name="answers",
-                what=f"{', '.join(tasks)}, {controls} times each with the controls",
-                repeats=len(set(request.seeds)),
-                missing=uncounted,
-            ),
-        ),
+        encoder=cost.name,
+        steps=(features, *stages, answers),
         params={"encoder": cost.params},
         forward_flops={"encoder": cost.total_flops},
-        notes=("which steps are cached was not looked up: their keys need the weights",),
     )

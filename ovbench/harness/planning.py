@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal, get_args
@@ -129,16 +129,18 @@ class PlannedStep:
         work = tuple(part if part.fixed else replace(part, precision=precision) for part in self.work)
         return replace(self, work=work)
 
-    def looked_up(self, cache: StepCache, step: Step) -> PlannedStep:
-        """Returns the step with what the cache knows of it.
+    def looked_up(self, cache: StepCache, steps: Sequence[Step]) -> PlannedStep:
+        """Returns the step with what the cache knows of it: cached where all its parts are.
 
         Args:
             cache: Where finished steps are. Large entries are read whole, since they are verified.
-            step: With its key, which the pipeline makes.
+            steps: With their keys, which a pipeline makes; one or more, e.g. one per seed.
         """
-        if cache.find(step) is None:
+        if not steps or any(cache.find(step) is None for step in steps):
             return replace(self, cached=False)
-        return replace(self, cached=True, made_in_s=cache.describe(step).made_in_s)
+        times = [cache.describe(step).made_in_s for step in steps]
+        known = [each for each in times if each is not None]
+        return replace(self, cached=True, made_in_s=sum(known) if len(known) == len(times) else None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

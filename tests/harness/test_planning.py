@@ -24,6 +24,11 @@ TRAIN = PlannedStep(name="dit", what="training", work=(Work(what="network", flop
 SCORE = Work(what="scoring", flops=67 * 10**12, precision="float32", fixed=True)
 
 
+def build(out: Path, work: Path) -> None:
+    del work
+    (out / "weights").write_text("w")
+
+
 def test_hours_are_operations_over_the_reached_share_of_the_peak() -> None:
     assert TRAIN.gpu_hours(H100, 0.5) == pytest.approx(1000 / 0.5 / 3600)
 
@@ -75,19 +80,29 @@ def test_disk_on_request_is_not_in_the_total_and_the_largest_memory_counts() -> 
 
 def test_cache_tells_whether_a_step_is_there_and_what_it_cost(tmp_path: Path) -> None:
     cache, step = StepCache(tmp_path), Step(name="dit", version=1, inputs={"a": 1})
-    assert TRAIN.looked_up(cache, step).cached is False
-    cache.obtain(step, lambda out, work: (out / "weights").write_text("w") and None)
-    found = TRAIN.looked_up(cache, step)
+    assert TRAIN.looked_up(cache, [step]).cached is False
+    cache.obtain(step, build)
+    found = TRAIN.looked_up(cache, [step])
     assert found.cached is True
     assert found.made_in_s == cache.describe(step).made_in_s
     assert found.made_in_s is not None
 
 
+def test_step_of_several_seeds_is_cached_when_all_are(tmp_path: Path) -> None:
+    cache = StepCache(tmp_path)
+    seeds = [Step(name="dit", version=1, inputs={"seed": seed}) for seed in (0, 1)]
+    cache.obtain(seeds[0], build)
+    assert TRAIN.looked_up(cache, seeds).cached is False
+    cache.obtain(seeds[1], build)
+    assert TRAIN.looked_up(cache, seeds).cached is True
+    assert TRAIN.looked_up(cache, []).cached is False
+
+
 def test_damaged_entry_counts_as_absent(tmp_path: Path) -> None:
     cache, step = StepCache(tmp_path), Step(name="dit", version=1, inputs={"a": 1})
-    result = cache.obtain(step, lambda out, work: (out / "weights").write_text("w") and None)
+    result = cache.obtain(step, build)
     (result.path / "weights").write_text("x")
-    assert TRAIN.looked_up(StepCache(tmp_path), step).cached is False
+    assert TRAIN.looked_up(StepCache(tmp_path), [step]).cached is False
 
 
 def test_unknown_gpu_and_precision_are_refused_with_a_suggestion() -> None:
