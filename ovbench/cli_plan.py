@@ -135,7 +135,7 @@ def _print(forecast: Forecast, gpu: Gpu, gpus: int, mfus: Sequence[float]) -> No
                 "FLOP": _flops(step.flops),
                 "mostly in": step.precisions[0] if step.precisions else "—",
                 **hours,
-                "took once": "not known" if step.made_in_s is None else f"{step.made_in_s:.0f} s",
+                "took once": "not known" if step.made_in_s is None else f"{step.made_in_s:.1f} s",
                 "cached": "not looked up" if step.cached is None else step.cached,
             }
         )

@@ -13,11 +13,11 @@ from typing import cast
 import torch
 
 from ovbench._base.errors import ConfigError, OvbenchError
-from ovbench.encoders.base import DType, Encoder, EncoderInfo, check_dtype_name
+from ovbench.encoders.base import Encoder, EncoderInfo
 from ovbench.encoders.modeling.measure import Flops, _counted, _without_weights, count_flops
 from ovbench.encoders.modeling.vae_encoder import VAEEncoder
 from ovbench.encoders.registry import EncoderSpec, load_encoder, with_options
-from ovbench.harness.generation.budget import Budget, EncoderCost, on_gpu
+from ovbench.harness.generation.budget import Budget, EncoderCost
 from ovbench.harness.generation.budget_forecast import generation_forecast, reconstruction_forecast
 from ovbench.harness.generation.flow_config import GuidanceConfig
 from ovbench.harness.generation.options_config import GenerationOptions, parse_guidance
@@ -109,7 +109,8 @@ def look_ahead(request: PlanRequest, *, runs: Path, cache: Path) -> Outlook:
             steps = tuple(step.in_precision(request.precision) for step in forecast.steps)
             forecast = replace(forecast, steps=steps, sample_precision=request.precision)
         forecasts.append(forecast)
-    return Outlook(headline=f"plan · {plan.headline}", forecasts=tuple(forecasts))
+    headline = plan.headline.replace(f" · {plan.jobs[0].device} · ", " · ")  # nothing runs, so nowhere
+    return Outlook(headline=f"plan · {headline}", forecasts=tuple(forecasts))
 
 
 def _pictures(jobs: Sequence[Job], guidance: GuidanceConfig | None) -> Forecast:
@@ -122,13 +123,13 @@ def _pictures(jobs: Sequence[Job], guidance: GuidanceConfig | None) -> Forecast:
         sampling = replace(sampling, sampler=replace(sampling.sampler, guidance=guidance))
     recipe = replace(recipe, sampling=sampling)
     task = cast(PictureTask, job.tasks[0])
-    cost = encoder_cost(job.encoder, recipe, precision=on_gpu(_dtype_of(job)))
+    cost = encoder_cost(job.encoder, recipe, precision="tf32" if _is_float32(job) else "bfloat16")
     budget = Budget(recipe, cost, num_seeds=len(jobs))
     return generation_forecast(budget, task) if task.kind == "generation" else reconstruction_forecast(budget, task)
 
 
-def _dtype_of(job: Job) -> DType:
-    return check_dtype_name(job.encoder.options.get("dtype", job.dtype))
+def _is_float32(job: Job) -> bool:
+    return job.encoder.options.get("dtype", job.dtype) in ("float32", "fp32")  # the spec's own word comes first
 
 
 def encoder_cost(spec: EncoderSpec, recipe: GenerationRecipe, *, precision: Precision) -> EncoderCost:
@@ -257,7 +258,7 @@ def _understanding(jobs: Sequence[Job]) -> Forecast:
         params=size.info.num_params + size.info.num_params_frontend,
         shape=(size.info.dim, *size.info.grid),
         # This suite leaves torch's matrix products in float32 as they are.
-        precision="float32" if _dtype_of(job) == "float32" else "bfloat16",
+        precision="float32" if _is_float32(job) else "bfloat16",
     )
     scenes, uncounted = int(section["num_train_scenes"]), "the language model's operations are not counted"
     features = PlannedStep(

@@ -60,7 +60,7 @@ def bfloat16_hours(step: PlannedStep, mfu: float) -> float:
     return hours
 
 
-# --- sampling ----------------------------------------------------------------------------------------------------------
+# --- sampling ---
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_samples_are_made_untrained_at_every_probe_and_at_the_end() -> None:
     assert part(step, "inception-tf") == 3 * 50_000 * 11_426_464_960
 
 
-# --- training ----------------------------------------------------------------------------------------------------------
+# --- training ---
 
 
 @pytest.mark.parametrize(("mfu", "hours", "online"), [(0.40, 69.7, 73.1), (0.45, 62.0, 65.0), (0.50, 55.8, 58.5)])
@@ -193,7 +193,7 @@ def test_front_end_stays_in_float32_whatever_the_encoders_type() -> None:
     ]
 
 
-# --- memory, disk, suites ----------------------------------------------------------------------------------------------
+# --- memory, disk, suites ---
 
 
 def test_memory_and_disk_are_the_specifications() -> None:
@@ -207,10 +207,7 @@ def test_memory_and_disk_are_the_specifications() -> None:
 
 
 def test_native_decoder_is_not_trained_and_its_latents_are_folded() -> None:
-    vae = EncoderCost(
-        name="vae/sd", flops=0, params=83_653_863, shape=(4, 32, 32), fold=2, precision="tf32", frontend_flops=272 * 10**9,
-        native_flops=620 * 10**9,
-    )  # fmt: skip
+    vae = replace(DINOV2_B, flops=0, shape=(4, 32, 32), fold=2, frontend_flops=272 * 10**9, native_flops=620 * 10**9)
     budget = paper(encoder=vae)
     assert budget.decoder_step() is None
     assert (budget.network.in_channels, budget.network.input_size) == (16, 16)
