@@ -97,7 +97,7 @@ SIZES: Mapping[str, Size] = {
             dino=DinoConfig(depth=6, width=192, num_heads=6, input_px=64), key_depths=(1, 3)
         ),
         vgg_width=16,
-        num_steps=7,
+        num_steps=5,
         batch=8,
         train_batch=8,
         stage1_batch=4,

@@ -196,13 +196,15 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     """Returns the report of a command line.
 
     Raises:
-        ConfigError: A number that is not positive.
+        ConfigError: A number that is not positive, or a report that nobody could write afterwards.
         DependencyError: The device is not there.
         DataError: Two sides give different results.
     """
     for name in ("rounds", "threads"):
         if getattr(given, name) is not None and getattr(given, name) < 1:
             raise ConfigError(f"--{name} must be at least 1, got {getattr(given, name)}", where=f"--{name}")
+    if given.json is not None and not given.json.absolute().parent.is_dir():
+        raise ConfigError(f"there is no folder '{given.json.parent}'", where="--json", fix="make it first")
     device = check_device(given.device)
     if given.threads is not None:
         torch.set_num_threads(given.threads)
