@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ovbench.cli_app import Out, ProtocolName, Verbose, default_out, guarded, setup
 from ovbench.cli_records import print_records
+
+if TYPE_CHECKING:
+    from ovbench.harness.generation.flow_config import GuidanceConfig
 
 
 @guarded
@@ -68,6 +71,12 @@ def gen_fid(
     from ovbench.harness.run import plan_runs
 
     folder = out or default_out()
+    guidances = parse_guidances(guidance or [])
+    any_guided = any(setting is not None and setting.kind == "auto" for setting in guidances)
+
+    def guided(setting: GuidanceConfig | None) -> bool:  # in a sweep the guide is of those that use one
+        return not any_guided or (setting is not None and setting.kind == "auto")
+
     options = [
         GenerationOptions(
             num_samples=num_samples,
@@ -76,8 +85,8 @@ def gen_fid(
             stats=stats,
             dit=dit,
             dit_network=dit_network,
-            guide=guide,
-            guide_network=guide_network,
+            guide=guide if guided(setting) else None,
+            guide_network=guide_network if guided(setting) else None,
             reference=reference,
             lpips_weights=lpips_weights,
             dino_weights=dino_weights,
@@ -86,7 +95,7 @@ def gen_fid(
             save_format=save_format,  # pyright: ignore[reportArgumentType]
             compile=compile,
         )
-        for setting in parse_guidances(guidance or [])
+        for setting in guidances
     ]
     plan = plan_runs(
         encoders=encoder,

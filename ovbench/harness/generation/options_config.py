@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -22,8 +22,8 @@ class GenerationOptions:
 
     num_samples: int | None = None
     guidance: GuidanceConfig | None = None
-    decoder: Path | None = None  # weights of a trained decoder, in place of stage 1
-    stats: Path | None = None  # statistics of latents
+    decoder: Path | None = None  # weights of a trained decoder, or an AutoencoderRAE folder; in place of stage 1
+    stats: Path | None = None  # statistics of latents, likewise
     dit: Path | None = None  # weights of a diffusion transformer, in place of stage 2
     dit_network: str | None = None  # their preset or configuration file; None: the protocol's
     guide: Path | None = None  # weights of the weaker network of autoguidance
@@ -41,9 +41,14 @@ class GenerationOptions:
             raise ConfigError(f"it must be 2 or more, got {self.num_samples}", where="--num-samples")
         if self.save_format not in get_args(SaveFormat):
             raise unknown("format of samples", str(self.save_format), get_args(SaveFormat), where="--save-format")
+        for flag, path in (("--decoder", self.decoder), ("--stats", self.stats)):
+            if path is not None and not path.exists():
+                raise DataError(
+                    f"there is no file '{path}'",
+                    where=flag,
+                    fix="name a file that is there, or an AutoencoderRAE folder",
+                )
         for flag, path in (
-            ("--decoder", self.decoder),
-            ("--stats", self.stats),
             ("--dit", self.dit),
             ("--guide", self.guide),
             ("--reference", self.reference),
@@ -74,10 +79,19 @@ class GenerationOptions:
                 "a guide has no effect without autoguidance", where="--guide", fix="add e.g. --guidance auto:1.42"
             )
 
-    @property
-    def given(self) -> tuple[Path, ...]:
-        """Weights and statistics that were not made here."""
-        return tuple(path for path in (self.decoder, self.stats, self.dit, self.guide) if path is not None)
+    def of_reconstructions(self) -> GenerationOptions:
+        """Returns what counts for reconstructions too: nothing about samples."""
+        return replace(
+            self,
+            num_samples=None,
+            guidance=None,
+            dit=None,
+            dit_network=None,
+            guide=None,
+            guide_network=None,
+            reference=None,
+            save_samples=None,
+        )
 
 
 def parse_guidance(text: str) -> GuidanceConfig:
