@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ovbench._base.errors import RecordError
 from ovbench._base.files import atomic_dir, to_json, writing
+from ovbench._base.fingerprint import fingerprint
 from ovbench._base.names import suggest
 from ovbench.results.record import RunRecord, TaskRecord
 
@@ -142,7 +143,7 @@ def read_record(path: Path) -> RunRecord:
 def newest(records: Iterable[RunRecord]) -> list[RunRecord]:
     """Returns the newest complete record per encoder, dtype, protocol, suite, tasks, seed and limit; oldest first.
 
-    Pictures that were made in another way, by another guidance say, or in another number are no older ones of the same.
+    Pictures that were made in another way, by other given weights say, or in another number are no older ones of these.
     """
     kept: dict[tuple[Any, ...], RunRecord] = {}
     for record in sorted(records, key=_age):
@@ -153,7 +154,8 @@ def newest(records: Iterable[RunRecord]) -> list[RunRecord]:
             continue
         protocol, tasks = record.protocol, tuple(sorted(_kind_of(record, task) for task in record.tasks))
         dtype = record.environment.dtype
-        key = (record.encoder.spec, dtype, protocol.label, record.suite, tasks, record.seed, record.limit)
+        given = fingerprint(protocol.content.get("given"))  # weights that the protocol did not make
+        key = (record.encoder.spec, dtype, protocol.label, given, record.suite, tasks, record.seed, record.limit)
         kept[key] = record
     return sorted(kept.values(), key=_age)
 
