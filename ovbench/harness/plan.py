@@ -17,8 +17,8 @@ from ovbench.encoders.registry import EncoderSpec, parse_encoder
 from ovbench.harness.generation.options_config import GenerationOptions, guidance_text
 from ovbench.harness.protocols import Protocol, load_protocol
 from ovbench.tasks.base import TaskSpec
-from ovbench.tasks.load import load_suite, load_task, suite_names
-from ovbench.tasks.pictures import PictureTask, load_picture_task
+from ovbench.tasks.load import load_suite, load_task, suite_names, task_names
+from ovbench.tasks.pictures import PictureTask, load_picture_task, picture_task_names
 from ovbench.tasks.sources import check_limit
 
 log = logging.getLogger(__name__)
@@ -216,7 +216,12 @@ def _tasks(suite: str, protocol: str, tasks: Sequence[str] | None, *, several: b
     names = tuple(tasks) if tasks is not None else load_suite(suite, protocol)
     if not names:
         raise ConfigError("no task named", where="--tasks", fix="leave --tasks out to run the whole suite")
-    if suite != "understanding":
+    of_questions = suite == "understanding"
+    for name in names:
+        if name in (picture_task_names() if of_questions else task_names()):
+            kind = load_picture_task(name).kind if of_questions else "understanding"
+            raise ConfigError(f"'{name}' is a task of {kind}", where="--tasks", fix=f"use --suite {kind}")
+    if not of_questions:
         found = tuple(load_picture_task(name) for name in dict.fromkeys(names))
         for task in found:
             if task.kind != suite:

@@ -74,7 +74,7 @@ def check_job(job: Job) -> None:
     """
     from ovbench.harness.generation.setting import open_setting
 
-    open_setting(job)
+    open_setting(job, quiet=True)
 
 
 def _to_check(jobs: Sequence[Job]) -> list[Job]:

@@ -1,4 +1,4 @@
-"""`ovbench gen-fid` with given weights, guidance sweeps and samples as files; nothing is trained but in one slow test."""
+"""`ovbench gen-fid` with given weights, guidance sweeps and samples as files; only one slow test trains anything."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ovbench._base.errors import ConfigError, DataError
+from ovbench._base.errors import ConfigError, DataError, OvbenchError
 from ovbench._base.fingerprint import file_sha256, fingerprint
 from ovbench.encoders.base import Encoder
 from ovbench.harness.generation.config import Stage2Config, preset, read_stage2_config
@@ -123,14 +123,7 @@ def named_network(name: str, flag: str, *, channels: int, grid: int, num_classes
     """
     if not name.endswith(_CONFIGS):
         return preset(name, where=flag, in_channels=channels, input_size=grid, num_classes=num_classes)
-    from ovbench.tasks.load import read_yaml
-
-    document: Any = read_yaml(Path(name))
-    if isinstance(document, Mapping) and isinstance(document.get("stage_2"), Mapping):
-        document = document["stage_2"].get("params")
-    if not isinstance(document, Mapping):
-        raise DataError(f"'{Path(name).name}' holds no settings by name", where=flag)
-    config = read_stage2_config(document, where=_at(flag, Path(name)))
+    config = read_stage2_config(_document(Path(name), flag), where=_at(flag, Path(name)))
     for field, wanted in (("in_channels", channels), ("input_size", grid), ("num_classes", num_classes)):
         if getattr(config, field) != wanted:
             raise ConfigError(
@@ -139,6 +132,23 @@ def named_network(name: str, flag: str, *, channels: int, grid: int, num_classes
                 fix="name the configuration of a network for this encoder and protocol",
             )
     return config
+
+
+def _document(path: Path, flag: str) -> Mapping[str, Any]:
+    from ovbench.tasks.load import read_yaml
+
+    fix = "name a preset, e.g. dit-dh-xl, or a YAML file of constructor arguments: in_channels, hidden_size, …"
+    if not path.is_file():
+        raise DataError(f"there is no file '{path}'", where=flag, fix=fix)
+    try:
+        document: Any = read_yaml(path)
+    except OvbenchError as error:
+        raise DataError(error.what, where=f"{flag} {error.where}", fix=error.fix or fix) from error
+    if isinstance(document, Mapping) and isinstance(document.get("stage_2"), Mapping):
+        document = document["stage_2"].get("params")
+    if not isinstance(document, Mapping):
+        raise DataError(f"'{path.name}' holds no settings by name", where=_at(flag, path), fix=fix)
+    return document
 
 
 def check_guidance_of(config: GuidanceConfig, network: Stage2Config) -> None:

@@ -38,9 +38,19 @@ class GenerationOptions:
 
     def __post_init__(self) -> None:
         if self.num_samples is not None and (isinstance(self.num_samples, bool) or self.num_samples < 2):
-            raise ConfigError(f"it must be 2 or more, got {self.num_samples}", where="--num-samples")
+            raise ConfigError(
+                f"--num-samples must be 2 or more, got {self.num_samples}",
+                where="--num-samples",
+                fix="distances need a covariance: thousands for a figure, 50000 as in papers",
+            )
         if self.save_format not in get_args(SaveFormat):
             raise unknown("format of samples", str(self.save_format), get_args(SaveFormat), where="--save-format")
+        if self.save_format != "png" and self.save_samples is None:
+            raise ConfigError(
+                "--save-format has no effect without --save-samples",
+                where="--save-format",
+                fix="add --save-samples DIR",
+            )
         for flag, path in (("--decoder", self.decoder), ("--stats", self.stats)):
             if path is not None and not path.exists():
                 raise DataError(
@@ -91,6 +101,7 @@ class GenerationOptions:
             guide_network=None,
             reference=None,
             save_samples=None,
+            save_format="png",
         )
 
 

@@ -99,8 +99,12 @@ class Setting:
         return None if path is None else given_stats(path, self.encoder)
 
 
-def open_setting(job: Job) -> Setting:
+def open_setting(job: Job, *, quiet: bool = False) -> Setting:
     """Finds and checks everything that a run names.
+
+    Args:
+        job: What to run.
+        quiet: Say nothing of settings without effect: they are opened once more when the run begins.
 
     Raises:
         OvbenchError: Something is missing, damaged or does not fit; nothing was computed.
@@ -123,8 +127,6 @@ def open_setting(job: Job) -> Setting:
                     fix="name the file: --reference VIRTUAL_imagenet256_labeled.npz",
                 )
             open_adm(options.reference)
-        elif options.reference is not None:
-            log.warning("--reference has no effect: %s compares with the protocol's test pictures", task.name)
     wants_lpips = any("lpips" in task.metrics for task in tasks)
     trains = not native and options.decoder is None
     if trains and recipe.decoder.loss.lpips_weight > 0:
@@ -160,9 +162,21 @@ def open_setting(job: Job) -> Setting:
     if options.guide is not None and guide is not None:
         load_network(options.guide, guide)
     check_guidance_of(setting.sampling.sampler.guidance, network)
+    if not quiet:
+        _say_what_has_no_effect(setting)
     if options.save_samples is not None:
         check_space(options.save_samples, setting.sampling.num_samples, recipe.data.image_px)
     return setting
+
+
+def _say_what_has_no_effect(setting: Setting) -> None:
+    options, loss = setting.options, setting.recipe.decoder.loss
+    if options.reference is not None and all(task.reference == "test" for task in setting.tasks):
+        log.warning("--reference has no effect: samples are compared with the protocol's test pictures")
+    if options.lpips_weights is not None and setting.lpips is None and loss.lpips_weight == 0:
+        log.warning("--lpips-weights has no effect: the protocol uses no LPIPS")
+    if options.dino_weights is not None and loss.gan_weight == 0:
+        log.warning("--dino-weights has no effect: the protocol trains no discriminator")
 
 
 def encoder_for(spec: EncoderSpec, recipe: GenerationRecipe, *, device: str, dtype: Any) -> Encoder:
