@@ -36,9 +36,11 @@ def gen_fid(
         Path | None,
         typer.Option("--reference", help="ADM's file of the training set (VIRTUAL_imagenet256_labeled.npz)."),
     ] = None,
-    lpips_weights: Annotated[
-        Path | None, typer.Option("--lpips-weights", help="VGG16 of LPIPS. Default: where ovbench looks for it.")
+    extractor_weights: Annotated[
+        str | None,
+        typer.Option("--extractor-weights", help="Of the scoring network. Default: where ovbench looks."),
     ] = None,
+    lpips_weights: Annotated[Path | None, typer.Option("--lpips-weights", help="VGG16 of LPIPS, likewise.")] = None,
     dino_weights: Annotated[
         Path | None, typer.Option("--dino-weights", help="DINO ViT-S/8 of the discriminator, likewise.")
     ] = None,
@@ -88,6 +90,7 @@ def gen_fid(
             guide=guide if guided(setting) else None,
             guide_network=guide_network if guided(setting) else None,
             reference=reference,
+            extractor_weights=extractor_weights,
             lpips_weights=lpips_weights,
             dino_weights=dino_weights,
             data=data,

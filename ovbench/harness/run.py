@@ -48,7 +48,7 @@ def run_job(job: Job, listener: Listener = ignore) -> Finished:
     began = time.time()
     reporter = Reporter(job.name, listener)
     threads = torch.get_num_threads()
-    torch.set_num_threads(int(job.protocol.section(job.suite)["cpu_threads"]))
+    torch.set_num_threads(int(job.protocol.section(job.suite).get("cpu_threads", 1)))
     try:
         if job.suite == "understanding":
             from ovbench.harness.recording import make_record

@@ -29,6 +29,7 @@ class GenerationOptions:
     guide: Path | None = None  # weights of the weaker network of autoguidance
     guide_network: str | None = None  # None: dit-dh-s, RAE's
     reference: Path | None = None  # ADM's file
+    extractor_weights: str | None = None  # of the scoring network; None: where it is looked for; random: a trial
     lpips_weights: Path | None = None  # VGG16 of LPIPS; None: where it is looked for
     dino_weights: Path | None = None  # backbone of the discriminator; None: where it is looked for
     data: str | None = None  # ImageNet: folder, shards or hub id with its commit
@@ -67,6 +68,13 @@ class GenerationOptions:
         ):
             if path is not None and not path.is_file():
                 raise DataError(f"there is no file '{path}'", where=flag, fix="name a file that is there")
+        weights = self.extractor_weights
+        if weights is not None and weights != "random" and not Path(weights).exists():
+            raise DataError(
+                f"there is no file '{weights}'",
+                where="--extractor-weights",
+                fix="name a file that is there, or `random` for a trial whose scores mean nothing",
+            )
         if self.dit is not None and self.stats is None:
             raise ConfigError(
                 "weights of a diffusion transformer are of no use without the statistics of its latents",

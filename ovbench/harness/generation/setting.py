@@ -116,7 +116,7 @@ def open_setting(job: Job, *, quiet: bool = False) -> Setting:
     encoder = encoder_for(job.encoder, recipe, device=str(processes.device), dtype=job.dtype)
     native = _is_native(encoder, recipe, options)
     fold, network, guide, decoder = _networks(encoder, recipe, options, native=native)
-    extractors = {task.extractor: load_extractor(task.extractor, device=str(processes.device)) for task in tasks}
+    extractors = {task.extractor: _scoring_network(task, options, processes) for task in tasks}
     for task in tasks:
         check_task(task, extractors[task.extractor].info)
         if task.reference == "adm":
@@ -126,7 +126,7 @@ def open_setting(job: Job, *, quiet: bool = False) -> Setting:
                     where="--reference",
                     fix="name the file: --reference VIRTUAL_imagenet256_labeled.npz",
                 )
-            open_adm(options.reference)
+            open_adm(options.reference, extractors[task.extractor].info)
     wants_lpips = any("lpips" in task.metrics for task in tasks)
     trains = not native and options.decoder is None
     if trains and recipe.decoder.loss.lpips_weight > 0:
@@ -167,6 +167,14 @@ def open_setting(job: Job, *, quiet: bool = False) -> Setting:
     if options.save_samples is not None:
         check_space(options.save_samples, setting.sampling.num_samples, recipe.data.image_px)
     return setting
+
+
+def _scoring_network(task: PictureTask, options: GenerationOptions, processes: Processes) -> Extractor:
+    try:
+        return load_extractor(task.extractor, weights=options.extractor_weights, device=str(processes.device))
+    except DataError as error:
+        fix = error.fix.replace("--weights", "--extractor-weights")
+        raise DataError(error.what, where=error.where, fix=fix) from error
 
 
 def _say_what_has_no_effect(setting: Setting) -> None:
