@@ -31,6 +31,7 @@ from ovbench.harness.generation.picture_tasks import (
 )
 from ovbench.harness.generation.sampling import Evaluations
 from ovbench.harness.generation.sampling_steps import SHEET_COLUMNS, UNTRAINED, SamplingSteps, moment_name
+from ovbench.harness.generation.saved_samples import save_samples
 from ovbench.harness.generation.setting import Setting, fast_matmuls, open_setting
 from ovbench.harness.generation.step_runner import StepRunner
 from ovbench.harness.metrics.against import Against
@@ -99,6 +100,8 @@ class GenerationRun:
                 self._generation(task, outcome) if task.kind == "generation" else self._reconstruction(task, outcome)
             )
             outcome.scores.append(found)
+        if self.setting.options.save_samples is not None:
+            self._save_samples(self.setting.options.save_samples)
         if self.setting.pictures is not None:
             outcome.health = self.autoencoder.health()
         steps = {step.key: step for step in self.autoencoder.steps} | self._closure
@@ -238,17 +241,23 @@ class GenerationRun:
             f"labels {sampler.labels}, {sampling.quantise} to 8 bits"
         )
 
+    def _save_samples(self, folder: Path) -> None:
+        """Writes the samples of the first task that has some; all tasks score the same ones."""
+        for task in self.setting.tasks:
+            if task.kind == "generation":
+                extractor = self.setting.extractors[task.extractor]
+                content = self.sampling.samples(None, extractor, layers_of(task, extractor.info))
+                if self.setting.processes.is_main:
+                    save_samples(folder, content.images_u8, content.values["labels"], self.setting.options.save_format)
+                return
+
     def _save_sheet(self, path: Path, content: Content) -> None:
-        count = len(content.images_u8)
+        count = self.sampling.num_shown
         labels = content.values["labels"][:count]
         per_class = int(np.bincount(labels).max())
         columns = min(per_class, SHEET_COLUMNS) if per_class > 1 else SHEET_COLUMNS  # a row is a class where it can be
-        save_sheet(
-            path,
-            by_class(content.images_u8, labels, columns),
-            columns,
-            zoom=zoom_for(self.setting.recipe.data.image_px) // 2 or 1,
-        )
+        images = by_class(content.images_u8[:count], labels, columns)
+        save_sheet(path, images, columns, zoom=zoom_for(self.setting.recipe.data.image_px) // 2 or 1)
 
 
 def _scorer(task: PictureTask, extractor: Extractor) -> str:
