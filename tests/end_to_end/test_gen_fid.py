@@ -43,9 +43,9 @@ def test_the_score_is_never_called_fid(generated: Path) -> None:
 
 def test_samples_are_scored_at_the_end_and_on_the_way(generated: Path) -> None:
     record = records(generated, "generation")["clip/mini"]
-    assert record.tasks[0].groups == ("untrained", "2 epochs", "4 epochs")
+    assert record.tasks[0].groups == ("untrained", "2 epochs", "4 epochs", "6 epochs")
     values = {m.group: m.value for m in record.metrics if m.name == "FD-wardrobe"}
-    assert set(values) == {None, "untrained", "2 epochs", "4 epochs"}
+    assert set(values) == {None, "untrained", "2 epochs", "4 epochs", "6 epochs"}
     assert all(value is not None and value > 0 for value in values.values())
     (read_back,) = [m for m in record.metrics if m.name == "class read-back" and m.group is None]
     assert read_back.n == 64

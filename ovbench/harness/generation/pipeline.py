@@ -276,11 +276,13 @@ def _unfinished(
     probes = [group for group in groups if group != UNTRAINED]
     if not probes:
         return None
-    values = {group: next(s.score.value for s in by_group[group] if s.metric == task.headline) for group in by_group}
-    before, after = values[probes[-1]], values[None]
+    scores = {
+        group: next(entry.score for entry in by_group[group] if entry.metric == task.headline) for group in by_group
+    }
+    before, after = scores[probes[-1]].value, scores[None].value
     if before is None or after is None or after >= (1 - _STILL_FALLING) * before:
         return None
     return (
-        f"{task.name}: {task.headline} fell from {before:.4g} at {probes[-1]} to {after:.4g} at the end: the training "
+        f"{task.name}: {scores[None].spec.name} fell from {before:.4g} at {probes[-1]} to {after:.4g} at the end: the training "
         "is not over, so do not compare encoders by it yet"
     )

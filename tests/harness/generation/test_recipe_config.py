@@ -67,7 +67,7 @@ def test_the_full_protocol_makes_50000_samples_in_batches_of_1024() -> None:
 
 def test_lists_become_tuples_and_numbers_floats() -> None:
     recipe = read()
-    assert recipe.dit.probes == (5.0, 10.0)
+    assert recipe.dit.probes == (2.5, 5.0, 7.5)
     assert recipe.dit.changes["hidden_size"] == (96, 160)
 
 
@@ -99,7 +99,7 @@ def test_the_decoder_makes_pictures_of_the_protocols_side() -> None:
         ({"grid": True}, "expected int"),
         ({"dit__optimiser__betas": [0.9]}, "expected 2 values, got 1"),
         ({"dit__optimiser__batch_size": 0}, "batch_size must be positive"),
-        ({"dit__probes": [10, 5]}, "probes must rise"),
+        ({"dit__probes": [5, 2]}, "probes must rise"),
         ({"dit__probes": [20]}, "probes must rise"),
         ({"sampling__num_samples": -1}, "num_samples must be positive"),
         ({"decoder": 3}, "expected settings by name"),
@@ -122,4 +122,4 @@ def test_the_steps_of_an_epoch_are_whole_batches() -> None:
     assert optimiser.steps_per_epoch(8192) == 128
     assert optimiser.steps_per_epoch(8255) == 128
     assert optimiser.steps_per_epoch(10) == 1
-    assert optimiser.num_steps(8192) == 2560
+    assert optimiser.num_steps(8192) == 1280

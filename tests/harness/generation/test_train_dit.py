@@ -1,4 +1,4 @@
-"""Training of the diffusion transformer: it learns, resumes exactly, does not depend on passes, stops when it breaks."""
+"""Training of the diffusion transformer: it learns, resumes exactly, does not depend on passes, stops when broken."""
 
 from __future__ import annotations
 
