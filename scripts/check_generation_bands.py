@@ -125,7 +125,7 @@ def _distinct(runs: Runs, name: str, seed: int) -> list:
 def overview(runs: Runs) -> list[str]:
     """Returns the rows of the second table: what was measured, mean of the seeds."""
     rows = [
-        "| encoder | PSNR dB | SSIM | rFD | gFD untrained | at 2.5 epochs | at 5 | at 7.5 | at the end, 10 | class read-back % |"
+        "| encoder | PSNR dB | SSIM | rFD | gFD untrained | 2.5 epochs | 5 epochs | 7.5 epochs | end | class read-back % |"
     ]
     rows.append("|---|---|---|---|---|---|---|---|---|---|")
     for name in (*TRAINED, VAE, RANDOM):

@@ -283,6 +283,6 @@ def _unfinished(
     if before is None or after is None or after >= (1 - _STILL_FALLING) * before:
         return None
     return (
-        f"{task.name}: {scores[None].spec.name} fell from {before:.4g} at {probes[-1]} to {after:.4g} at the end: the training "
-        "is not over, so do not compare encoders by it yet"
+        f"{task.name}: {scores[None].spec.name} fell from {before:.4g} at {probes[-1]} to {after:.4g} at the end: the "
+        "training is not over, so do not compare encoders by it yet"
     )
