@@ -7,6 +7,8 @@ PYTHON   ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14
               $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 VENV     := .venv
 BIN      := $(VENV)/bin
+# Processes that share the tests; a file stays in one of them.
+TEST_JOBS ?= 2
 ENCODERS := ovis3 clip siglip random
 PIP_ARGS := --disable-pip-version-check --quiet -c constraints.txt
 ifdef CPU
@@ -47,7 +49,7 @@ check: $(VENV)/.dev  ## linter, formatter, type checker
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: $(VENV)/.dev  ## the default tests; ARGS="-k name" passes options to pytest
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(ARGS)
 
 slow: $(VENV)/.dev  ## the tests that take longer than ten seconds
 	$(BIN)/python -m pytest -m "slow and not gpu and not network" $(ARGS)

@@ -125,7 +125,7 @@ def _distinct(runs: Runs, name: str, seed: int) -> list:
 def overview(runs: Runs) -> list[str]:
     """Returns the rows of the second table: what was measured, mean of the seeds."""
     rows = [
-        "| encoder | PSNR dB | SSIM | rFD | gFD untrained | 2.5 epochs | 5 epochs | 7.5 epochs | end | class read-back % |"
+        "| encoder | PSNR dB | SSIM | rFD | gFD untrained | 2.5 epochs | 5 epochs | 7.5 epochs | end | read-back % |"
     ]
     rows.append("|---|---|---|---|---|---|---|---|---|---|")
     for name in (*TRAINED, VAE, RANDOM):

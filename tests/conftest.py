@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from ovbench._base.torchvision_shim import allow_torchvision
 
+# Tests share the cores with each other and with the commands that they start; whoever wants more threads sets it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 allow_torchvision()  # tests import transformers, diffusers and timm by themselves, which import torchvision
 GOLDEN = Path(__file__).parent / "golden"
 
