@@ -66,7 +66,9 @@ class Processes:
         if not self.several:
             return module
         known = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
-        buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch 2.13; older
+        buffers = (
+            "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        )  # torch 2.13; older
         options: dict[str, Any] = {buffers: False}
         return nn.parallel.DistributedDataParallel(
             module,

@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 
