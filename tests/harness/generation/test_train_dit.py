@@ -41,8 +41,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_loss_falls(tmp_path: Path) -> None:
-    schedule = replace(recipe().optimiser.schedule, base_lr=1e-2, decay_end_epoch=40.0)
-    train(tmp_path, recipe(epochs=40.0, eps=1e-8, schedule=schedule))
+    schedule = replace(recipe().optimiser.schedule, base_lr=2e-2, decay_end_epoch=60.0)
+    train(tmp_path, recipe(epochs=60.0, eps=1e-8, schedule=schedule))
     losses = [row["loss"] for row in rows(tmp_path)]
     assert sum(losses[-20:]) < 0.6 * sum(losses[:20])
 
