@@ -169,4 +169,6 @@ def open_processes(device: str) -> Processes:
     accelerate = require("accelerate", extra="offline", purpose="several processes")
     # The main process may work alone for long (scores of 50,000 pictures, a lock that another command holds).
     state = accelerate.PartialState(cpu=device == "cpu", timeout=_PATIENCE)
-    return Processes(rank=state.process_index, world_size=state.num_processes, device=state.device)
+    # Trap: accelerate may call the CPU `cpu:0`.
+    own = torch.device("cpu") if device == "cpu" else state.device
+    return Processes(rank=state.process_index, world_size=state.num_processes, device=own)
