@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ovbench.cli_app import Out, ProtocolName, Verbose, default_out, guarded, setup
 from ovbench.cli_records import print_records
+
+if TYPE_CHECKING:
+    from ovbench.harness.generation.flow_config import GuidanceConfig
 
 
 @guarded
@@ -33,9 +36,11 @@ def gen_fid(
         Path | None,
         typer.Option("--reference", help="ADM's file of the training set (VIRTUAL_imagenet256_labeled.npz)."),
     ] = None,
-    lpips_weights: Annotated[
-        Path | None, typer.Option("--lpips-weights", help="VGG16 of LPIPS. Default: where ovbench looks for it.")
+    extractor_weights: Annotated[
+        str | None,
+        typer.Option("--extractor-weights", help="Of the scoring network. Default: where ovbench looks."),
     ] = None,
+    lpips_weights: Annotated[Path | None, typer.Option("--lpips-weights", help="VGG16 of LPIPS, likewise.")] = None,
     dino_weights: Annotated[
         Path | None, typer.Option("--dino-weights", help="DINO ViT-S/8 of the discriminator, likewise.")
     ] = None,
@@ -71,6 +76,12 @@ def gen_fid(
     from ovbench.harness.run import plan_runs
 
     folder = out or default_out()
+    guidances = parse_guidances(guidance or [])
+    any_guided = any(setting is not None and setting.kind == "auto" for setting in guidances)
+
+    def guided(setting: GuidanceConfig | None) -> bool:  # in a sweep the guide is of those that use one
+        return not any_guided or (setting is not None and setting.kind == "auto")
+
     options = [
         GenerationOptions(
             num_samples=num_samples,
@@ -79,9 +90,10 @@ def gen_fid(
             stats=stats,
             dit=dit,
             dit_network=dit_network,
-            guide=guide,
-            guide_network=guide_network,
+            guide=guide if guided(setting) else None,
+            guide_network=guide_network if guided(setting) else None,
             reference=reference,
+            extractor_weights=extractor_weights,
             lpips_weights=lpips_weights,
             dino_weights=dino_weights,
             data=data,
@@ -90,7 +102,7 @@ def gen_fid(
             compile=compile,
             sharding=sharding,  # pyright: ignore[reportArgumentType]
         )
-        for setting in parse_guidances(guidance or [])
+        for setting in guidances
     ]
     plan = plan_runs(
         encoders=encoder,

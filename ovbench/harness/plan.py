@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from ovbench.encoders.registry import EncoderSpec, parse_encoder
 from ovbench.harness.generation.options_config import GenerationOptions, guidance_text
 from ovbench.harness.protocols import Protocol, load_protocol
 from ovbench.tasks.base import TaskSpec
-from ovbench.tasks.load import load_suite, load_task, suite_names
-from ovbench.tasks.pictures import PictureTask, load_picture_task
+from ovbench.tasks.load import load_suite, load_task, suite_names, task_names
+from ovbench.tasks.pictures import PictureTask, load_picture_task, picture_task_names
 from ovbench.tasks.sources import check_limit
 
+log = logging.getLogger(__name__)
 AnyTask = TaskSpec | PictureTask
 ALL = "all"  # every suite that the protocol has
 _SPACE_NEEDED_BYTES = 500 * 2**20  # features, weights and checkpoints of one mini run
@@ -134,13 +136,16 @@ def plan_runs(
         feature_cache_bytes()  # a bad bound is refused now, not in a worker
         _check_space(make_dir(out))
     jobs: list[Job] = []
+    if suite == ALL and "understanding" in suites:
+        _say_what_is_left_out(parsed.values())
     for name in suites:
         specs = _tasks(name, protocol, tasks, several=len(suites) > 1)
         for spec in parsed.values():
             _check_encoder(spec, name, several=len(suites) > 1)
         chosen: Sequence[GenerationOptions | None] = options if name != "understanding" and options else (None,)
         if name == "reconstruction" and options:
-            chosen = (replace(options[0], guidance=None, guide=None, guide_network=None, dit=None, dit_network=None),)
+            # Alone, a setting without effect is said; beside generation it is the other suite's.
+            chosen = (options[0].of_reconstructions() if len(suites) > 1 else options[0],)
         jobs += [
             Job(
                 encoder=spec,
@@ -159,7 +164,32 @@ def plan_runs(
             if name != "understanding" or spec.variant.for_understanding
             for option in chosen
         ]
+    if out is not None:
+        jobs = _with_folders(jobs)
     return Plan(jobs=tuple(jobs), out=out)
+
+
+def _say_what_is_left_out(specs: Iterable[EncoderSpec]) -> None:
+    for spec in specs:
+        if not spec.variant.for_understanding:
+            log.warning("%s: suite understanding left out, it is offered to generation and reconstruction", spec.name)
+
+
+def _with_folders(jobs: Sequence[Job]) -> list[Job]:
+    """Returns the jobs, each with a folder of its own for its samples where they are wanted as files."""
+    saving = [(job, job.generation, job.generation.save_samples) for job in jobs if job.generation is not None]
+    wanted = [(job, options, folder) for job, options, folder in saving if folder is not None]
+    if not wanted:
+        return list(jobs)
+    from ovbench.harness.generation.sample_folders import check_target, run_folders
+
+    check_target(wanted[0][2])
+    folders = run_folders(wanted[0][2], [job.name.replace(f" {job.suite}", "") for job, _, _ in wanted])
+    own = {
+        id(job): replace(job, generation=replace(options, save_samples=folder))
+        for (job, options, _), folder in zip(wanted, folders, strict=True)
+    }
+    return [own.get(id(job), job) for job in jobs]
 
 
 def _only_given(recipe: Protocol, options: Sequence[GenerationOptions]) -> bool:
@@ -186,7 +216,12 @@ def _tasks(suite: str, protocol: str, tasks: Sequence[str] | None, *, several: b
     names = tuple(tasks) if tasks is not None else load_suite(suite, protocol)
     if not names:
         raise ConfigError("no task named", where="--tasks", fix="leave --tasks out to run the whole suite")
-    if suite != "understanding":
+    of_questions = suite == "understanding"
+    for name in names:
+        if name in (picture_task_names() if of_questions else task_names()):
+            kind = load_picture_task(name).kind if of_questions else "understanding"
+            raise ConfigError(f"'{name}' is a task of {kind}", where="--tasks", fix=f"use --suite {kind}")
+    if not of_questions:
         found = tuple(load_picture_task(name) for name in dict.fromkeys(names))
         for task in found:
             if task.kind != suite:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
+from ovbench.harness.generation.options_config import guidance_text
 from ovbench.harness.generation.picture_tasks import headline_of
 from ovbench.harness.generation.pipeline import Outcome, PictureScores
-from ovbench.harness.generation.setting import given_digests
 from ovbench.harness.plan import Job
 from ovbench.harness.recording import encoder_record, environment_of, peak_memory, step_record
 from ovbench.results.provenance import utc
@@ -43,17 +43,24 @@ def make_picture_record(job: Job, outcome: Outcome, *, began: float) -> RunRecor
 
 
 def _protocol(job: Job, outcome: Outcome) -> ProtocolRecord:
-    """Returns the protocol; with weights that were not made by it, under a name of its own, so no table mixes them."""
-    protocol = ProtocolRecord(
-        name=job.protocol.name, version=job.protocol.version, content=job.protocol.content_of(job.suite)
-    )
-    given = given_digests(outcome.setting.options)
-    if not given:
-        return protocol
+    """Returns the protocol; under a name of its own where the user departed from it, so that no table mixes them.
+
+    Departures are another guidance, and weights that the protocol did not make. A number of samples stands in tables.
+    """
+    setting, departures, said = outcome.setting, [], {}
+    given = dict(setting.given)
+    if job.suite == "reconstruction":
+        given.pop("stats", None)  # latents are normalised and back: no picture depends on it
+    elif setting.sampling.sampler.guidance != setting.recipe.sampling.sampler.guidance:
+        said["guidance"] = guidance_text(setting.sampling.sampler.guidance)
+        departures.append(f"guidance {said['guidance']}")
+    if given:
+        said["given"] = given
+        departures.append(f"given {' + '.join(given)}")
     return ProtocolRecord(
-        name=f"{protocol.name}, given {' + '.join(given)}",
-        version=protocol.version,
-        content={**protocol.content, "given": given},
+        name=", ".join([job.protocol.name, *departures]),
+        version=job.protocol.version,
+        content={**job.protocol.content_of(job.suite), **said},
     )
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ovbench._base.errors import ConfigError, OvbenchError
 from ovbench._base.files import folder_lock
@@ -26,6 +26,7 @@ from ovbench.results.store import RunStore
 from ovbench.tasks.base import TaskSpec
 
 log = logging.getLogger(__name__)
+R = TypeVar("R")
 __all__ = ["plan_runs", "run_all", "run_job"]
 
 
@@ -47,7 +48,7 @@ def run_job(job: Job, listener: Listener = ignore) -> Finished:
     began = time.time()
     reporter = Reporter(job.name, listener)
     threads = torch.get_num_threads()
-    torch.set_num_threads(int(job.protocol.section(job.suite)["cpu_threads"]))
+    torch.set_num_threads(int(job.protocol.section(job.suite).get("cpu_threads", 1)))
     try:
         if job.suite == "understanding":
             from ovbench.harness.recording import make_record
@@ -63,6 +64,22 @@ def run_job(job: Job, listener: Listener = ignore) -> Finished:
         return Finished(record=make_picture_record(job, pictures, began=began), rows=[], files=pictures.files)
     finally:
         torch.set_num_threads(threads)
+
+
+def check_job(job: Job) -> None:
+    """Finds and checks everything that a run of pictures needs; computes and writes nothing.
+
+    Raises:
+        OvbenchError: Something is missing or does not fit.
+    """
+    from ovbench.harness.generation.setting import open_setting
+
+    open_setting(job, quiet=True)
+
+
+def _to_check(jobs: Sequence[Job]) -> list[Job]:
+    """Returns the jobs that are checked before the first one trains; what the last one lacks is said at once."""
+    return [job for job in jobs if job.suite != "understanding"] if len(jobs) > 1 else []
 
 
 def is_main_process() -> bool:
@@ -103,6 +120,8 @@ def run_all(
     with folder_lock(plan.out, purpose="run"):
         store.records()  # a damaged or newer record is said now, not after the training
         if in_process:
+            for job in _to_check(plan.jobs):
+                check_job(job)
             return [_keep(store, run_job(job, listener)) for job in plan.jobs]
         return _run_side_by_side(plan.jobs, count, store, listener)
 
@@ -118,6 +137,8 @@ def _run_with_others(jobs: Sequence[Job], store: RunStore, listener: Listener) -
     main = is_main_process()
     with folder_lock(store.root, purpose="run") if main else contextlib.nullcontext():
         records: list[RunRecord] = []
+        for job in _to_check(jobs):
+            check_job(job)
         for job in jobs:
             finished = run_job(job, listener if main else ignore)
             records.append(_keep(store, finished) if main else finished.record)
@@ -150,18 +171,16 @@ def _run_side_by_side(jobs: Sequence[Job], count: int, store: RunStore, listener
     forwarder.start()
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(events, os.getpid()))
     try:
+        for checked in [pool.submit(_check, _Request.of(job)) for job in _to_check(jobs)]:
+            _result(checked)
         futures: list[Future[Finished]] = [pool.submit(_work, _Request.of(job)) for job in jobs]
         records: list[RunRecord] = []
         failure: OvbenchError | None = None
         for job, future in zip(jobs, futures, strict=True):
             try:
-                records.append(_keep(store, future.result()))
-            except BrokenProcessPool:
-                raise OvbenchError(
-                    "a worker process died",
-                    where="ovbench run",
-                    fix="it was killed, perhaps for lack of memory: run the same command again, with --jobs 1",
-                ) from None
+                records.append(_keep(store, _result(future)))
+            except WorkerDied:
+                raise
             except OvbenchError as error:
                 log.warning("%s failed: %s", job.name, error.what)
                 failure = failure or error
@@ -176,6 +195,21 @@ def _run_side_by_side(jobs: Sequence[Job], count: int, store: RunStore, listener
         pool.shutdown(wait=True, cancel_futures=True)
         done.set()
         forwarder.join(timeout=2)
+
+
+class WorkerDied(OvbenchError):
+    """A worker process ended without a word."""
+
+
+def _result(future: Future[R]) -> R:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise WorkerDied(
+            "a worker process died",
+            where="ovbench run",
+            fix="it was killed, perhaps for lack of memory: run the same command again, with --jobs 1",
+        ) from None
 
 
 class _Request:
@@ -220,11 +254,20 @@ def _follow(parent: int) -> None:
     os._exit(1)  # the parent was killed: what is finished is in the cache, and nobody waits for the rest
 
 
-def _work(request: _Request) -> Finished:
+def _job_of(request: _Request) -> Job:
     from ovbench._base.log import configure
 
     configure()
     (job,) = plan_runs(**request.words, out=None).jobs
+    return job
+
+
+def _check(request: _Request) -> None:
+    check_job(_job_of(request))
+
+
+def _work(request: _Request) -> Finished:
+    job = _job_of(request)
 
     def send(event: Event) -> None:
         _events.put(event)

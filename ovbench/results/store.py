@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ovbench._base.errors import RecordError
 from ovbench._base.files import atomic_dir, to_json, writing
+from ovbench._base.fingerprint import fingerprint
 from ovbench._base.names import suggest
-from ovbench.results.record import RunRecord
+from ovbench.results.record import RunRecord, TaskRecord
 
 if TYPE_CHECKING:
     import pandas
@@ -140,7 +141,10 @@ def read_record(path: Path) -> RunRecord:
 
 
 def newest(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """Returns the newest complete record per encoder, dtype, protocol, suite, tasks, seed and limit; oldest first."""
+    """Returns the newest complete record per encoder, dtype, protocol, suite, tasks, seed and limit; oldest first.
+
+    Pictures that were made in another way, by other given weights say, or in another number are no older ones of these.
+    """
     kept: dict[tuple[Any, ...], RunRecord] = {}
     for record in sorted(records, key=_age):
         if not record.complete:
@@ -148,11 +152,17 @@ def newest(records: Iterable[RunRecord]) -> list[RunRecord]:
                 "left out of tables: %s did not score every task (%s)", record.run_id, "; ".join(record.warnings)
             )
             continue
-        protocol, tasks = record.protocol, tuple(sorted((task.name, task.version) for task in record.tasks))
+        protocol, tasks = record.protocol, tuple(sorted(_kind_of(record, task) for task in record.tasks))
         dtype = record.environment.dtype
-        key = (record.encoder.spec, dtype, protocol.label, record.suite, tasks, record.seed, record.limit)
+        given = fingerprint(protocol.content.get("given"))  # weights that the protocol did not make
+        key = (record.encoder.spec, dtype, protocol.label, given, record.suite, tasks, record.seed, record.limit)
         kept[key] = record
     return sorted(kept.values(), key=_age)
+
+
+def _kind_of(record: RunRecord, task: TaskRecord) -> tuple[str, int, str, int]:
+    pictures = record.suite != "understanding"
+    return task.name, task.version, task.scorer if pictures else "", task.n if pictures else 0
 
 
 def config_of(record: RunRecord) -> dict[str, Any]:

@@ -21,13 +21,14 @@ from ovbench.harness.generation.decoder_config import DiscriminatorConfig
 from ovbench.harness.generation.decoder_weights import load_decoder
 from ovbench.harness.generation.dino import load_dino
 from ovbench.harness.generation.discriminator import Discriminator
+from ovbench.harness.generation.given_parts import given_decoder
 from ovbench.harness.generation.health import latent_health
 from ovbench.harness.generation.latent_stats import LatentMoments, LatentStats, latent_fingerprint
 from ovbench.harness.generation.latents import PASS, LatentEncoder, LatentStore, fold, store_latents
 from ovbench.harness.generation.picture_data import to_01
 from ovbench.harness.generation.picture_parts import Content, Made
 from ovbench.harness.generation.rae import RAE
-from ovbench.harness.generation.setting import Setting, given_digests
+from ovbench.harness.generation.setting import Setting
 from ovbench.harness.generation.slots import Group, default_group_size
 from ovbench.harness.generation.stats_files import load_stats, save_stats
 from ovbench.harness.generation.step_runner import StepRunner
@@ -110,7 +111,7 @@ class AutoencoderSteps:
     def stats_step(self) -> Step:
         """Statistics of the training pictures' latents, or the given ones."""
         recipe = self.setting.recipe.stats
-        if (given := given_digests(self.setting.options).get("stats")) is not None:
+        if (given := self.setting.given.get("stats")) is not None:
             return Step(name="latent_stats", version=1, inputs={"given": given, "encoder": self._fingerprint})
         return Step(
             name="latent_stats",
@@ -181,7 +182,7 @@ class AutoencoderSteps:
         setting, recipe = self.setting, self.setting.recipe.decoder
         if setting.native:
             return Step(name="decoder", version=1, inputs={"native": self._fingerprint})
-        if (given := given_digests(setting.options).get("decoder")) is not None:
+        if (given := setting.given.get("decoder")) is not None:
             return Step(name="decoder", version=1, inputs={"given": given})
         assert setting.decoder is not None
         return Step(
@@ -216,9 +217,11 @@ class AutoencoderSteps:
         if setting.native:
             return RAE(setting.encoder, "native", self.stats)
         assert setting.decoder is not None
-        path = setting.options.decoder or self._decoder().path / DECODER
-        decoder = load_decoder(path, setting.decoder).to(self.setting.processes.device)
-        return RAE(setting.encoder, decoder, self.stats)
+        if (path := setting.options.decoder) is not None:
+            decoder = given_decoder(path, setting.encoder, setting.decoder)
+        else:
+            decoder = load_decoder(self._decoder().path / DECODER, setting.decoder)
+        return RAE(setting.encoder, decoder.to(self.setting.processes.device), self.stats)
 
     def _decoder(self) -> StepResult:
         setting = self.setting

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -23,13 +23,14 @@ class GenerationOptions:
 
     num_samples: int | None = None
     guidance: GuidanceConfig | None = None
-    decoder: Path | None = None  # weights of a trained decoder, in place of stage 1
-    stats: Path | None = None  # statistics of latents
+    decoder: Path | None = None  # weights of a trained decoder, or an AutoencoderRAE folder; in place of stage 1
+    stats: Path | None = None  # statistics of latents, likewise
     dit: Path | None = None  # weights of a diffusion transformer, in place of stage 2
     dit_network: str | None = None  # their preset or configuration file; None: the protocol's
     guide: Path | None = None  # weights of the weaker network of autoguidance
     guide_network: str | None = None  # None: dit-dh-s, RAE's
     reference: Path | None = None  # ADM's file
+    extractor_weights: str | None = None  # of the scoring network; None: where it is looked for; random: a trial
     lpips_weights: Path | None = None  # VGG16 of LPIPS; None: where it is looked for
     dino_weights: Path | None = None  # backbone of the discriminator; None: where it is looked for
     data: str | None = None  # ImageNet: folder, shards or hub id with its commit
@@ -40,14 +41,29 @@ class GenerationOptions:
 
     def __post_init__(self) -> None:
         if self.num_samples is not None and (isinstance(self.num_samples, bool) or self.num_samples < 2):
-            raise ConfigError(f"it must be 2 or more, got {self.num_samples}", where="--num-samples")
+            raise ConfigError(
+                f"--num-samples must be 2 or more, got {self.num_samples}",
+                where="--num-samples",
+                fix="distances need a covariance: thousands for a figure, 50000 as in papers",
+            )
         if self.save_format not in get_args(SaveFormat):
             raise unknown("format of samples", str(self.save_format), get_args(SaveFormat), where="--save-format")
         if self.sharding not in get_args(Sharding):
             raise unknown("sharding", str(self.sharding), get_args(Sharding), where="--sharding")
+        if self.save_format != "png" and self.save_samples is None:
+            raise ConfigError(
+                "--save-format has no effect without --save-samples",
+                where="--save-format",
+                fix="add --save-samples DIR",
+            )
+        for flag, path in (("--decoder", self.decoder), ("--stats", self.stats)):
+            if path is not None and not path.exists():
+                raise DataError(
+                    f"there is no file '{path}'",
+                    where=flag,
+                    fix="name a file that is there, or an AutoencoderRAE folder",
+                )
         for flag, path in (
-            ("--decoder", self.decoder),
-            ("--stats", self.stats),
             ("--dit", self.dit),
             ("--guide", self.guide),
             ("--reference", self.reference),
@@ -56,6 +72,13 @@ class GenerationOptions:
         ):
             if path is not None and not path.is_file():
                 raise DataError(f"there is no file '{path}'", where=flag, fix="name a file that is there")
+        weights = self.extractor_weights
+        if weights is not None and weights != "random" and not Path(weights).exists():
+            raise DataError(
+                f"there is no file '{weights}'",
+                where="--extractor-weights",
+                fix="name a file that is there, or `random` for a trial whose scores mean nothing",
+            )
         if self.dit is not None and self.stats is None:
             raise ConfigError(
                 "weights of a diffusion transformer are of no use without the statistics of its latents",
@@ -78,10 +101,20 @@ class GenerationOptions:
                 "a guide has no effect without autoguidance", where="--guide", fix="add e.g. --guidance auto:1.42"
             )
 
-    @property
-    def given(self) -> tuple[Path, ...]:
-        """Weights and statistics that were not made here."""
-        return tuple(path for path in (self.decoder, self.stats, self.dit, self.guide) if path is not None)
+    def of_reconstructions(self) -> GenerationOptions:
+        """Returns what counts for reconstructions too: nothing about samples."""
+        return replace(
+            self,
+            num_samples=None,
+            guidance=None,
+            dit=None,
+            dit_network=None,
+            guide=None,
+            guide_network=None,
+            reference=None,
+            save_samples=None,
+            save_format="png",
+        )
 
 
 def parse_guidance(text: str) -> GuidanceConfig:

@@ -111,22 +111,33 @@ def against_pictures(name: str, features: FeatureSet, *, purpose: str, extractor
     return Against.of(stats, features.rows[info.pool], extractor.device)
 
 
-def open_adm(path: Path) -> Reference:
+def open_adm(path: Path, info: ExtractorInfo) -> Reference:
     """Returns the statistics of ADM's reference file, read and checked.
+
+    Args:
+        path: The file.
+        info: The network that will be compared with it.
 
     Raises:
         DataError: It is missing, damaged, or holds no statistics.
-        ConfigError: It was made for reconstructions.
+        ConfigError: It was made for reconstructions, or by another network.
     """
     request = FidRequest(real=path, fake=path, metrics="fid")
-    statistics, _ = open_reference(request, path)
+    try:
+        statistics, _ = open_reference(request, path)
+    except (ConfigError, DataError) as error:
+        raise type(error)(error.what, where=f"--reference {path}", fix=error.fix) from error
     if statistics is None:
         raise DataError(
             f"'{path.name}' holds pictures and no statistics (mu, sigma)",
             where="--reference",
             fix="name ADM's VIRTUAL_imagenet256_labeled.npz, or a file of `ovbench fid --save-reference`",
         )
-    check_purpose(statistics, "generation")
+    try:
+        check_purpose(statistics, "generation")
+        check_match(statistics, info)
+    except ConfigError as error:
+        raise ConfigError(error.what, where=f"--reference {path}", fix=error.fix) from error
     return statistics
 
 

@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
-from ovbench._base.fingerprint import file_sha256
 from ovbench._base.seeding import derive
 from ovbench.harness.generation.autoencoder_steps import AutoencoderSteps
 from ovbench.harness.generation.flow_config import GuidanceConfig, SamplingConfig
@@ -17,7 +16,7 @@ from ovbench.harness.generation.network import Stage2Network
 from ovbench.harness.generation.network_weights import build_network, load_network
 from ovbench.harness.generation.picture_parts import Content, Made
 from ovbench.harness.generation.sampling import Evaluations, Sampler, group_size_of
-from ovbench.harness.generation.setting import Setting, given_digests
+from ovbench.harness.generation.setting import Setting
 from ovbench.harness.generation.slots import Group
 from ovbench.harness.generation.step_runner import StepRunner
 from ovbench.harness.generation.train_dit import identity_of, train_dit, weights_name
@@ -49,7 +48,7 @@ class SamplingSteps:
     def dit_step(self) -> Step:
         """The trained network, or the given one."""
         setting, recipe = self.setting, self.setting.recipe.dit
-        if (given := given_digests(setting.options).get("dit")) is not None:
+        if (given := setting.given.get("dit")) is not None:
             return Step(name="dit", version=1, inputs={"given": given, "network": asdict(setting.network)})
         return Step(
             name="dit",
@@ -106,12 +105,17 @@ class SamplingSteps:
 
     # --- samples -----------------------------------------------------------------------------------------------------
 
+    def _keeps_all(self, moment: float | str | None) -> bool:
+        return moment is None and self.setting.options.save_samples is not None
+
+    def num_kept(self, moment: float | str | None) -> int:
+        """Samples whose pictures are kept: all of the end where they are wanted as files, else enough to look at."""
+        return self.setting.sampling.num_samples if self._keeps_all(moment) else self.num_shown
+
     @property
-    def num_kept(self) -> int:
-        """Samples whose pictures are kept: all where they are wanted as files, else enough to look at."""
+    def num_shown(self) -> int:
+        """Samples that are looked at."""
         count = self.setting.sampling.num_samples
-        if self.setting.options.save_samples is not None:
-            return count
         return min(count, _SHEET_PICTURES, self.setting.recipe.data.num_classes * SHEET_COLUMNS)
 
     def _sampler_config(self, moment: float | str | None) -> SamplingConfig:
@@ -124,7 +128,7 @@ class SamplingSteps:
     def samples_step(self, moment: float | str | None, extractor: Extractor, layers: Sequence[str]) -> Step:
         """Samples as features, and some as pictures."""
         setting = self.setting
-        guide = setting.options.guide
+        guide = setting.given.get("guide")
         return Step(
             name="samples",
             version=1,
@@ -136,8 +140,8 @@ class SamplingSteps:
                 "quantise": setting.sampling.quantise,
                 "shift": setting.shift,
                 "seed": setting.job.seed,
-                "num_kept": self.num_kept if setting.options.save_samples is not None else "few",
-                "guide": None if guide is None else [file_sha256(guide), asdict(setting.guide or setting.network)],
+                "num_kept": self.num_kept(moment) if self._keeps_all(moment) else "few",
+                "guide": None if guide is None else [guide, asdict(setting.guide or setting.network)],
                 "extractor": extractor.info.fingerprint(),
                 "layers": sorted(layers),
             },
@@ -180,7 +184,7 @@ class SamplingSteps:
             make,
             num_items=setting.sampling.num_samples,
             group_size=self._group_size(config),
-            num_kept=self.num_kept,
+            num_kept=self.num_kept(moment),
             extractor=extractor,
             layers=layers,
         )

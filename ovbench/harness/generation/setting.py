@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -10,12 +11,18 @@ from typing import Any, cast
 import torch
 
 from ovbench._base.errors import ConfigError, DataError
-from ovbench._base.fingerprint import file_sha256
 from ovbench._base.paths import cache_dir
 from ovbench.encoders.base import Encoder
 from ovbench.encoders.registry import EncoderSpec, load_encoder, with_options
-from ovbench.harness.generation.config import Stage2Config, preset, read_stage2_config
+from ovbench.harness.generation.config import Stage2Config
 from ovbench.harness.generation.decoder_config import DecoderConfig, square_side
+from ovbench.harness.generation.given_parts import (
+    check_guidance_of,
+    given_decoder,
+    given_digests,
+    given_stats,
+    named_network,
+)
 from ovbench.harness.generation.latent_stats import LatentStats
 from ovbench.harness.generation.losses import Perceptual
 from ovbench.harness.generation.network_weights import load_network
@@ -24,7 +31,7 @@ from ovbench.harness.generation.options_config import GenerationOptions
 from ovbench.harness.generation.picture_data import PictureData
 from ovbench.harness.generation.picture_tasks import check_task, open_adm
 from ovbench.harness.generation.recipe_config import GenerationRecipe, SampleConfig, read_recipe
-from ovbench.harness.generation.stats_files import load_released_stats, load_stats
+from ovbench.harness.generation.sample_folders import check_space
 from ovbench.harness.metrics.extractor_base import Extractor
 from ovbench.harness.metrics.extractors import load_extractor
 from ovbench.harness.metrics.lpips import Lpips, load_lpips
@@ -57,6 +64,7 @@ class Setting:
     decoder: DecoderConfig | None  # None: native
     network: Stage2Config  # of stage 2
     guide: Stage2Config | None
+    given: Mapping[str, str]  # digests of what was not made here, by name of the option
 
     @property
     def train(self) -> PictureData:
@@ -88,14 +96,15 @@ class Setting:
     def given_stats(self) -> LatentStats | None:
         """Returns the statistics that the user named; see `load_stats`."""
         path = self.options.stats
-        if path is None:
-            return None
-        own = path.suffix in (".safetensors", ".npz")
-        return (load_stats if own else load_released_stats)(path, self.encoder)
+        return None if path is None else given_stats(path, self.encoder)
 
 
-def open_setting(job: Job) -> Setting:
+def open_setting(job: Job, *, quiet: bool = False) -> Setting:
     """Finds and checks everything that a run names.
+
+    Args:
+        job: What to run.
+        quiet: Say nothing of settings without effect: they are opened once more when the run begins.
 
     Raises:
         OvbenchError: Something is missing, damaged or does not fit; nothing was computed.
@@ -107,7 +116,7 @@ def open_setting(job: Job) -> Setting:
     encoder = encoder_for(job.encoder, recipe, device=str(processes.device), dtype=job.dtype)
     native = _is_native(encoder, recipe, options)
     fold, network, guide, decoder = _networks(encoder, recipe, options, native=native)
-    extractors = {task.extractor: load_extractor(task.extractor, device=str(processes.device)) for task in tasks}
+    extractors = {task.extractor: _scoring_network(task, options, processes) for task in tasks}
     for task in tasks:
         check_task(task, extractors[task.extractor].info)
         if task.reference == "adm":
@@ -117,9 +126,7 @@ def open_setting(job: Job) -> Setting:
                     where="--reference",
                     fix="name the file: --reference VIRTUAL_imagenet256_labeled.npz",
                 )
-            open_adm(options.reference)
-        elif options.reference is not None:
-            log.warning("--reference has no effect: %s compares with the protocol's test pictures", task.name)
+            open_adm(options.reference, extractors[task.extractor].info)
     wants_lpips = any("lpips" in task.metrics for task in tasks)
     trains = not native and options.decoder is None
     if trains and recipe.decoder.loss.lpips_weight > 0:
@@ -145,13 +152,39 @@ def open_setting(job: Job) -> Setting:
         decoder=decoder,
         network=network,
         guide=guide,
+        given=given_digests(options),
     )
     _ = setting.shift, setting.given_stats()  # what does not fit is said now
+    if options.decoder is not None and decoder is not None:
+        given_decoder(options.decoder, encoder, decoder)
     if options.dit is not None:
         load_network(options.dit, network)
     if options.guide is not None and guide is not None:
         load_network(options.guide, guide)
+    check_guidance_of(setting.sampling.sampler.guidance, network)
+    if not quiet:
+        _say_what_has_no_effect(setting)
+    if options.save_samples is not None:
+        check_space(options.save_samples, setting.sampling.num_samples, recipe.data.image_px)
     return setting
+
+
+def _scoring_network(task: PictureTask, options: GenerationOptions, processes: Processes) -> Extractor:
+    try:
+        return load_extractor(task.extractor, weights=options.extractor_weights, device=str(processes.device))
+    except DataError as error:
+        fix = error.fix.replace("--weights", "--extractor-weights")
+        raise DataError(error.what, where=error.where, fix=fix) from error
+
+
+def _say_what_has_no_effect(setting: Setting) -> None:
+    options, loss = setting.options, setting.recipe.decoder.loss
+    if options.reference is not None and all(task.reference == "test" for task in setting.tasks):
+        log.warning("--reference has no effect: samples are compared with the protocol's test pictures")
+    if options.lpips_weights is not None and setting.lpips is None and loss.lpips_weight == 0:
+        log.warning("--lpips-weights has no effect: the protocol uses no LPIPS")
+    if options.dino_weights is not None and loss.gan_weight == 0:
+        log.warning("--dino-weights has no effect: the protocol trains no discriminator")
 
 
 def encoder_for(spec: EncoderSpec, recipe: GenerationRecipe, *, device: str, dtype: Any) -> Encoder:
@@ -204,26 +237,15 @@ def _networks(
             )
         fold = side // recipe.grid
     channels, grid = channels * fold**2, side // fold
+    sizes = {"channels": channels, "grid": grid, "num_classes": recipe.data.num_classes}
     network = recipe.network(channels=channels, grid=grid)
     if options.dit_network is not None:
-        network = _named_network(options.dit_network, "--dit-network", channels, grid, recipe.data.num_classes)
+        network = named_network(options.dit_network, "--dit-network", **sizes)
     guide = None
     if options.guide is not None:
-        name = options.guide_network or _GUIDE
-        guide = _named_network(name, "--guide-network", channels, grid, recipe.data.num_classes)
+        guide = named_network(options.guide_network or _GUIDE, "--guide-network", **sizes)
     decoder = None if native else recipe.decoder_config(channels=encoder.info.dim, num_tokens=side * side)
     return fold, network, guide, decoder
-
-
-def _named_network(name: str, flag: str, channels: int, grid: int, num_classes: int) -> Stage2Config:
-    if name.endswith((".yaml", ".yml", ".json")):
-        from ovbench.tasks.load import read_yaml
-
-        document = read_yaml(Path(name))
-        if not isinstance(document, dict):
-            raise DataError(f"'{Path(name).name}' holds no settings by name", where=flag)
-        return read_stage2_config(document, where=name)
-    return preset(name, where=flag, in_channels=channels, input_size=grid, num_classes=num_classes)
 
 
 def find_dino(path: Path | None) -> Path:
@@ -254,12 +276,6 @@ def _sampling(recipe: GenerationRecipe, options: GenerationOptions) -> SampleCon
     if options.guidance is not None:
         sampling = replace(sampling, sampler=replace(sampling.sampler, guidance=options.guidance))
     return sampling
-
-
-def given_digests(options: GenerationOptions) -> dict[str, str]:
-    """Returns the digests of weights and statistics that were not made here, by name of their option."""
-    names = {"decoder": options.decoder, "stats": options.stats, "dit": options.dit, "guide": options.guide}
-    return {name: file_sha256(path) for name, path in names.items() if path is not None}
 
 
 def fast_matmuls(processes: Processes) -> None:
