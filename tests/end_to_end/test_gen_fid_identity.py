@@ -97,6 +97,11 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
     return {record["suite"]: record for record in found}
 
 
+def num_moments(folder: Path) -> int:
+    """Returns at how many moments of training samples are made: before it, at its probes, at its end."""
+    return 2 + len(records(folder)["generation"]["protocol"]["content"]["generation"]["dit"]["probes"])
+
+
 def timeless(record: dict[str, Any]) -> dict[str, Any]:
     """Returns a record without what says when and how fast it was made."""
     kept = {key: value for key, value in record.items() if key not in TIMINGS}
@@ -107,7 +112,8 @@ def timeless(record: dict[str, Any]) -> dict[str, Any]:
 
 def test_two_processes_make_the_samples_of_one(one: Path, two: Path) -> None:
     theirs = made(one, *MADE_OF_WEIGHTS)
-    assert len([name for name in theirs if name.endswith(".npz")]) == 4 * 7 + 2 + 4  # samples, test, reconstructions
+    expected = 7 * num_moments(one) + 2 + 4  # samples, test pictures, reconstructions
+    assert len([name for name in theirs if name.endswith(".npz")]) == expected
     assert made(two, *MADE_OF_WEIGHTS) == theirs
 
 
@@ -127,7 +133,7 @@ def test_every_class_has_as_many_samples(one: Path) -> None:
         with np.load(path) as archive:
             if "values/labels" in archive.files:
                 labels.setdefault(path.parent.parent.name, []).extend(archive["values/labels"].tolist())
-    assert len(labels) == 4  # untrained, two probes, the end
+    assert len(labels) == num_moments(one)
     assert all(Counter(found) == dict.fromkeys(range(8), 25) for found in labels.values())
 
 
@@ -164,6 +170,19 @@ def test_killed_while_sampling_and_started_again_the_samples_are_the_same(
     run(tmp_path, *WORDS, "--jobs", "1")
     assert made(tmp_path, "samples", "scores") == made(one, "samples", "scores")
     assert timeless(records(tmp_path)["generation"]) == timeless(records(one)["generation"])
+
+
+@pytest.mark.parametrize("kind", ["png", "npz"])
+def test_saved_samples_of_two_processes_are_the_files_of_one(one: Path, tmp_path: Path, kind: str) -> None:
+    found: list[dict[str, bytes]] = []
+    for name, launcher in (("one", ()), ("two", TWO)):
+        folder = trained(one, tmp_path / name)
+        words = ("--num-samples", "40", "--save-samples", str(folder / "saved"), "--save-format", kind)
+        run(folder, *launcher, *WORDS, *words)
+        saved = [path for path in (folder / "saved").rglob("*") if path.is_file()]
+        found.append({str(path.relative_to(folder)): path.read_bytes() for path in saved})
+    assert found[0] == found[1]
+    assert len([name for name in found[0] if name.endswith(kind)]) == (40 if kind == "png" else 1)
 
 
 def test_two_processes_that_share_the_weights_train_what_one_trains(one: Path, tmp_path: Path) -> None:
