@@ -66,10 +66,8 @@ class Processes:
         if not self.several:
             return module
         known = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
-        buffers = (
-            "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        )  # torch 2.13; older
-        options: dict[str, Any] = {buffers: False}
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.13
+        options: dict[str, Any] = {name: False}
         return nn.parallel.DistributedDataParallel(
             module,
             device_ids=[self.device] if self.device.type == "cuda" else None,
@@ -82,7 +80,7 @@ class Processes:
 
         Call it instead of `data_parallel`: gradients are means over all processes as well, and each holds only its part
         of weights, gradients and the optimiser's state. Parameters are replaced, so take them after this. The module
-        must be equal on all processes.
+        must be equal on all processes, and may be on the CPU: blocks go to the device one at a time.
 
         Args:
             module: Is called as a whole.
@@ -169,4 +167,6 @@ def open_processes(device: str) -> Processes:
     accelerate = require("accelerate", extra="offline", purpose="several processes")
     # The main process may work alone for long (scores of 50,000 pictures, a lock that another command holds).
     state = accelerate.PartialState(cpu=device == "cpu", timeout=_PATIENCE)
-    return Processes(rank=state.process_index, world_size=state.num_processes, device=state.device)
+    # Trap: accelerate may call the CPU `cpu:0`.
+    own = torch.device("cpu") if device == "cpu" else state.device
+    return Processes(rank=state.process_index, world_size=state.num_processes, device=own)

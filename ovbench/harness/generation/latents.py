@@ -26,6 +26,7 @@ from ovbench.harness.parallel import ALONE, Processes
 from ovbench.harness.training import Progress, no_progress
 
 PASS = 32  # pictures of one pass through the encoder
+SAVE_EVERY = 32  # passes, after which a killed call is not done again
 StoreType = Literal["bfloat16", "float32"]
 _VIEWS = ("plain", "mirrored")
 _CARD = "latents.json"
@@ -145,8 +146,12 @@ def store_latents(
     shape = (count, *source.shape)
     with writing(make_dir(folder)):
         if processes.is_main:
-            for view in views:
-                _reserve(folder / f"{view}.bin", int(np.prod(shape)) * np.dtype(_NUMPY[dtype]).itemsize)
+            size = int(np.prod(shape)) * np.dtype(_NUMPY[dtype]).itemsize
+            paths = [folder / f"{view}.bin" for view in views]
+            if any(not path.is_file() or path.stat().st_size != size for path in paths):
+                _forget(folder)  # what markers say is of other files
+            for path in paths:
+                _reserve(path, size)
         processes.barrier()
         firsts = [first for first in range(0, count, PASS) if first // PASS % processes.world_size == processes.rank]
         # Passes are done in order, so one number per process says where to go on; another number of processes starts
@@ -166,18 +171,23 @@ def store_latents(
                     )
                 wide = latents.cpu()
                 rows[list(indices)] = (wide if dtype == "float32" else wide.bfloat16().view(torch.int16)).numpy()
-            if done % 32 == 0 or done == len(firsts):
+            if done % SAVE_EVERY == 0 or done == len(firsts):
                 for rows in maps:
                     rows.flush()
                 atomic_write_text(marker, str(done))
             progress(done, len(firsts))
     processes.barrier()
     if processes.is_main:
-        for left in folder.glob("done-*-of-*"):
-            left.unlink()
+        _forget(folder)
         card = {"shape": list(source.shape), "dtype": dtype, "views": list(views), "num_pictures": count}
         atomic_write_text(folder / _CARD, json.dumps(card, sort_keys=True) + "\n")
     processes.barrier()
+
+
+def _forget(folder: Path) -> None:
+    """Removes what processes have noted about their passes."""
+    for marker in folder.glob("done-*-of-*"):
+        marker.unlink()
 
 
 def _reserve(path: Path, size: int) -> None:

@@ -6,8 +6,10 @@ as there: micro-batches add up, resuming is exact, and position tables and time 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+import logging
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +21,7 @@ from ovbench._base.seeding import derive
 from ovbench.harness.generation.config import Stage2Config
 from ovbench.harness.generation.draws import TrainingDraws, training_draws
 from ovbench.harness.generation.flow_config import TransportConfig
+from ovbench.harness.generation.imagenet_data import prefetch
 from ovbench.harness.generation.network import Stage2Network
 from ovbench.harness.generation.network_weights import build_network, save_network
 from ovbench.harness.generation.options_config import Sharding
@@ -29,8 +32,10 @@ from ovbench.harness.generation.transport import transport_loss
 from ovbench.harness.parallel import ALONE, Processes
 from ovbench.harness.training import LoopConfig, Optimised, Progress, no_progress, train_parts, trainable
 
+log = logging.getLogger(__name__)
 NAME = "dit"
 _SWIGLU_MULTIPLE = {"float32": 1, "bfloat16": 64}  # of the padded width: tensor cores need multiples of 8
+LOADED_AHEAD = ("cuda",)  # devices that compute while a thread loads; on a CPU it would take the cores away
 Latents = Callable[[Sequence[int], Sequence[bool]], Tensor]  # numbers, mirrored → normalised [B, C, h, w]
 
 
@@ -73,6 +78,23 @@ class _Loss(nn.Module):
         with torch.autocast(data.device.type, torch.bfloat16, enabled=self.autocast):
             found = transport_loss(self.network, data, labels, draws, self.transport)
         return found.per_image, found.times
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Pass:
+    """What a pass of the training reads."""
+
+    samples: range  # running numbers over the whole training
+    data: Tensor  # [B, C, h, w], where `latents` leaves it
+    labels: Tensor  # int64 [B], on the CPU
+    draws: TrainingDraws
+
+
+def _loaded(wanted: Iterator[range], load: Callable[[range], _Pass], *, ahead: bool) -> Generator[_Pass]:
+    """Yields what passes read, in order; with `ahead` a thread loads the next one while one is computed."""
+    for first in islice(wanted, 1):
+        yield load(first)  # here, since what latents rest on may be made at the first call
+    yield from prefetch(wanted, load, depth=1) if ahead else map(load, wanted)
 
 
 def train_dit(
@@ -119,14 +141,18 @@ def train_dit(
     count, share = len(labels), processes.share(optimiser.batch_size, "a batch")
     network = build_network(
         config, seed=derive(seed, "dit/init"), swiglu_multiple=_SWIGLU_MULTIPLE[optimiser.precision]
-    ).to(device)
-    network.train()
+    ).train()
+    sharded = sharding == "fsdp2" and processes.several
+    if sharding == "fsdp2" and not sharded:
+        log.warning("--sharding fsdp2 has no effect on one process: start several with torchrun")
+    if not sharded:  # else the whole network and its average might not fit
+        network = network.to(device)
     ema = EMA(network, optimiser.ema)
     if compile:
         for block in network.blocks:
             block.compile()
     loss = _Loss(network, recipe.transport, autocast=optimiser.precision == "bfloat16")
-    if sharding == "fsdp2":
+    if sharded:
         shared = processes.shard(loss, network.blocks)
         processes.shard(ema.module, ema.module.blocks)
     else:
@@ -135,20 +161,38 @@ def train_dit(
     drop_probability = config.class_dropout_prob
     micro = min(optimiser.micro_batch or share, share)
 
-    def backward(step: int) -> dict[str, Tensor]:
+    def load(samples: range) -> _Pass:
+        indices = training_order(seed, "dit/order", samples.start, len(samples), count)
+        flips = (
+            training_flips(seed, "dit/flip", samples.start, len(samples)) if recipe.flips else [False] * len(samples)
+        )
+        return _Pass(
+            samples=samples,
+            data=latents(indices, list(flips)),
+            labels=torch.as_tensor(labels[indices]),
+            draws=training_draws(seed, samples, shape, drop_probability=drop_probability),
+        )
+
+    def passes_of(step: int) -> list[range]:
         first = step * optimiser.batch_size + processes.rank * share
+        return [range(start, min(start + micro, first + share)) for start in range(first, first + share, micro)]
+
+    steps = optimiser.num_steps(count)
+    streams: list[Generator[_Pass]] = []  # at most one, from the step at which the loop begins
+
+    def backward(step: int) -> dict[str, Tensor]:
+        if not streams:
+            wanted = (samples for later in range(step, steps) for samples in passes_of(later))
+            streams.append(_loaded(wanted, load, ahead=device.type in LOADED_AHEAD))
         total = torch.zeros((), device=device)
-        for start in range(first, first + share, micro):
-            number = min(micro, first + share - start)
-            indices = training_order(seed, "dit/order", start, number, count)
-            flips = training_flips(seed, "dit/flip", start, number) if recipe.flips else [False] * number
-            data = latents(indices, list(flips)).to(device, non_blocking=True)
+        own = passes_of(step)
+        for samples in own:
+            found = next(streams[0])
+            assert found.samples == samples, "the loop takes every step once, in order"
+            data, draws = found.data.to(device, non_blocking=True), found.draws
             network.check_latents(data)
-            draws = training_draws(seed, range(start, start + number), shape, drop_probability=drop_probability)
-            with processes.summing_later(shared, start + number < first + share):
-                per_image, _ = shared(
-                    data, torch.as_tensor(labels[indices]).to(device), draws.uniforms, draws.drop, draws.noise
-                )
+            with processes.summing_later(shared, samples is not own[-1]):
+                per_image, _ = shared(data, found.labels.to(device), draws.uniforms, draws.drop, draws.noise)
                 part = per_image.sum() / share
                 part.backward()
             total += part.detach()
@@ -162,33 +206,37 @@ def train_dit(
             save_network(folder / weights_name(probes[done]), ema.module, processes)
 
     modules = {"network": cast(nn.Module, network), "ema": cast(nn.Module, ema.module)}
-    train_parts(
-        modules=modules,
-        parts=(
-            Optimised(
-                config=loop_config(optimiser, count),
-                parameters=trainable({"network": network}),
-                lr_at=lambda step: learning_rate(step, optimiser.schedule, steps_per_epoch),
-                backward=backward,
+    try:
+        train_parts(
+            modules=modules,
+            parts=(
+                Optimised(
+                    config=loop_config(optimiser, count),
+                    parameters=trainable({"network": network}),
+                    lr_at=lambda step: learning_rate(step, optimiser.schedule, steps_per_epoch),
+                    backward=backward,
+                ),
             ),
-        ),
-        config=loop_config(optimiser, count),
-        folder=folder,
-        name=NAME,
-        recipe={
-            "network": asdict(config),
-            "optimiser": identity_of(optimiser),
-            "transport": asdict(recipe.transport),
-            "flips": recipe.flips,
-            "seed": seed,
-            "source": source,
-            "pictures": count,
-        },
-        processes=processes,
-        progress=progress,
-        before_save=lambda done: ema.update(done - 1),
-        after_step=after_step,
-    )
+            config=loop_config(optimiser, count),
+            folder=folder,
+            name=NAME,
+            recipe={
+                "network": asdict(config),
+                "optimiser": identity_of(optimiser),
+                "transport": asdict(recipe.transport),
+                "flips": recipe.flips,
+                "seed": seed,
+                "source": source,
+                "pictures": count,
+            },
+            processes=processes,
+            progress=progress,
+            before_save=lambda done: ema.update(done - 1),
+            after_step=after_step,
+        )
+    finally:
+        for stream in streams:
+            stream.close()  # ends its thread
     save_network(folder / weights_name(), ema.module, processes)
     processes.barrier()
     return folder / weights_name()

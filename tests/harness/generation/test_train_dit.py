@@ -1,7 +1,8 @@
-"""Training of the diffusion transformer: it learns, resumes exactly, does not depend on passes, stops when broken."""
+"""The transformer's training: it learns, resumes exactly, does not depend on passes, and stops when it breaks."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ovbench._base.errors import ConfigError, OvbenchError
+from ovbench.harness.generation import train_dit as train_dit_module
 from ovbench.harness.generation.network_weights import load_network
 from ovbench.harness.generation.train_dit import identity_of, weights_name
 from ovbench.harness.parallel import Processes
@@ -41,8 +43,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_loss_falls(tmp_path: Path) -> None:
-    schedule = replace(recipe().optimiser.schedule, base_lr=1e-2, decay_end_epoch=75.0)
-    train(tmp_path, recipe(epochs=75.0, eps=1e-8, schedule=schedule))
+    schedule = replace(recipe().optimiser.schedule, base_lr=2e-2, decay_end_epoch=60.0)
+    train(tmp_path, recipe(epochs=60.0, eps=1e-8, schedule=schedule))
     losses = [row["loss"] for row in rows(tmp_path)]
     assert sum(losses[-20:]) < 0.6 * sum(losses[:20])
 
@@ -205,3 +207,47 @@ def test_a_batch_that_cannot_be_split_is_refused_before_anything_is_written(tmp_
 def test_latents_of_another_shape_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="latents must be"):
         train(tmp_path, latents=lambda indices, mirrored: torch.zeros(len(indices), 4, 3, 3))
+
+
+@pytest.mark.parametrize("micro", [None, 3])
+def test_loading_ahead_changes_no_bit_and_leaves_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, micro: int | None
+) -> None:
+    train(tmp_path / "plain", recipe(micro_batch=micro))
+    monkeypatch.setattr(train_dit_module, "LOADED_AHEAD", ("cpu",))
+    names: set[str] = set()
+
+    def watched(indices: Sequence[int], mirrored: Sequence[bool]) -> Tensor:
+        names.add(threading.current_thread().name.split("_")[0])
+        return latents(indices, mirrored)
+
+    with pytest.raises(Killed):
+        train(tmp_path / "ahead", recipe(micro_batch=micro), latents=watched, progress=killer(6))
+    train(tmp_path / "ahead", recipe(micro_batch=micro), latents=watched)
+    assert names == {"MainThread", "prefetch"}
+    assert_same_bits(state(tmp_path / "ahead"), state(tmp_path / "plain"))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+
+
+def test_an_error_of_loading_ahead_is_raised_at_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_dit_module, "LOADED_AHEAD", ("cpu",))
+    calls: list[int] = []
+
+    def broken(indices: Sequence[int], mirrored: Sequence[bool]) -> Tensor:
+        calls.append(len(indices))
+        if len(calls) == 6:
+            raise Killed
+        return latents(indices, mirrored)
+
+    with pytest.raises(Killed):
+        train(tmp_path, latents=broken)
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+
+
+def test_sharding_over_one_process_is_said_to_have_no_effect(
+    tmp_path: Path, whole: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tmp_path, sharding="fsdp2")
+    assert "--sharding fsdp2 has no effect on one process" in caplog.text
+    assert_same_bits(state(tmp_path), state(whole))

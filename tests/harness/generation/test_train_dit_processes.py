@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from ovbench.harness.generation.network_weights import build_network
 from tests.harness.generation.decoder_training import assert_close, assert_same_bits
 from tests.harness.generation.dit_training import NETWORK, recipe, rows, state, train
 
@@ -52,6 +55,15 @@ def kill_after(process: subprocess.Popen[str], folder: Path, steps: int) -> None
         for child in children:
             os.kill(int(child), signal.SIGKILL)
         process.communicate()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As the programs: sums over several threads have other last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +166,7 @@ def test_two_processes_killed_and_continued_by_one_stay_near(tmp_path: Path, alo
 def test_each_process_holds_a_part_alone(tmp_path: Path) -> None:
     program = tmp_path / "parts.py"
     program.write_text(
-        "import json, sys\n"
+        "import sys\n"
         "from ovbench.harness.generation.network_weights import build_network\n"
         "from ovbench.harness.parallel import open_processes\n"
         "from ovbench.harness.sharding import own_part\n"
@@ -173,8 +185,6 @@ def test_each_process_holds_a_part_alone(tmp_path: Path) -> None:
         capture_output=True,
         timeout=120,
     )
-    from ovbench.harness.generation.network_weights import build_network
-
     total = sum(parameter.numel() for parameter in build_network(NETWORK, seed=0).parameters())
     parts = [int((tmp_path / str(rank)).read_text()) for rank in range(2)]
     assert sum(parts) == total
