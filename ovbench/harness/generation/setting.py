@@ -16,6 +16,7 @@ from ovbench.encoders.base import Encoder
 from ovbench.encoders.registry import EncoderSpec, load_encoder, with_options
 from ovbench.harness.generation.config import Stage2Config
 from ovbench.harness.generation.decoder_config import DecoderConfig, square_side
+from ovbench.harness.generation.dino import load_dino
 from ovbench.harness.generation.given_parts import (
     check_guidance_of,
     given_decoder,
@@ -132,6 +133,8 @@ def open_setting(job: Job, *, quiet: bool = False) -> Setting:
     if trains and recipe.decoder.loss.lpips_weight > 0:
         wants_lpips = True
     dino = find_dino(options.dino_weights) if trains and recipe.decoder.loss.gan_weight > 0 else None
+    if dino is not None:
+        load_dino(dino)
     made_elsewhere = job.suite == "generation" and options.dit is not None and not trains
     needed = not made_elsewhere or any(task.reference == "test" for task in tasks)
     pictures = open_pictures(recipe.data, options) if needed or options.data is not None else None
