@@ -25,7 +25,8 @@ from tests.harness.generation.rae_data import patch_encoder
 INFO = ExtractorInfo(
     name="inception-tf", network="inception-2015-12-05", trained=True, weights_sha256="6726825d", resize="tf1-bilinear",
     quantisation="none", normalisation="(x - 128) / 128", size_px=299,
-    layers={"pool": 2048, "spatial": 2023, "logits": 1008}, pool="pool", spatial="spatial", logits="logits", title="FID",
+    layers={"pool": 32, "spatial": 16, "logits": 1008}, pool="pool", spatial="spatial",
+    logits="logits", title="FID",
 )  # fmt: skip
 Opened = Callable[..., Setting]
 
@@ -58,7 +59,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Opened:
 def adm(tmp_path: Path) -> Path:
     """A file with the arrays of ADM's."""
     path = tmp_path / "adm.npz"
-    arrays = {"mu": np.zeros(2048), "sigma": np.eye(2048), "mu_s": np.zeros(2023), "sigma_s": np.eye(2023)}
+    arrays = {"mu": np.zeros(32), "sigma": np.eye(32), "mu_s": np.zeros(16), "sigma_s": np.eye(16)}
     np.savez(path, arr_0=np.zeros((2, 8, 8, 3), dtype=np.uint8), **arrays)
     return path
 
@@ -125,7 +126,7 @@ def test_lpips_is_missed_before_any_training(opened: Opened, monkeypatch: pytest
     ("changes", "what"),
     [
         ({"purpose": "reconstruction"}, "is a reference for reconstruction"),
-        ({"pool": Gaussian(np.zeros(64), np.eye(64))}, "has 64 dimensions, and 'inception-tf' gives 2048"),
+        ({"pool": Gaussian(mu=np.zeros(64), sigma=np.eye(64))}, "has 64 dimensions, and 'inception-tf' gives 32"),
         ({"network": "dinov2-l"}, "was made with the network dinov2-l"),
         ({"resize": "pil-bicubic"}, "was made with the resize pil-bicubic"),
     ],
@@ -133,7 +134,8 @@ def test_lpips_is_missed_before_any_training(opened: Opened, monkeypatch: pytest
 )
 def test_a_reference_that_does_not_fit(opened: Opened, tmp_path: Path, changes: dict[str, Any], what: str) -> None:
     own = Reference(
-        name="own", pool=Gaussian(np.zeros(2048), np.eye(2048)), n=5000, purpose="generation", network=INFO.network,
+        name="own", pool=Gaussian(mu=np.zeros(32), sigma=np.eye(32)), n=5000, purpose="generation",
+        network=INFO.network,
         extractor=INFO.name, weights_sha256=INFO.weights_sha256, resize=INFO.resize, source_sha256="0" * 64,
     )  # fmt: skip
     write_reference(tmp_path / "own.npz", replace(own, **changes))
