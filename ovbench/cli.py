@@ -12,10 +12,12 @@ import typer
 from ovbench.cli_app import Json, Out, ProtocolName, Verbose, app, default_out, guarded, print_rows, setup
 from ovbench.cli_fid import fid
 from ovbench.cli_gen import gen_fid
+from ovbench.cli_plan import plan
 from ovbench.cli_records import print_records
 
 app.command()(fid)
 app.command("gen-fid")(gen_fid)
+app.command()(plan)
 
 
 def _version(wanted: bool) -> None:

@@ -58,6 +58,9 @@ def gen_fid(
     save_format: Annotated[str, typer.Option("--save-format", help="png, or npz in ADM's layout.")] = "png",
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N; under torchrun cpu or cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option("--dtype", help="Of the encoder: float32, bfloat16 or float16.")] = "float32",
+    sharding: Annotated[
+        str, typer.Option("--sharding", help="fsdp2: spread the transformer's weights over processes; none.")
+    ] = "none",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the networks, for a GPU.")] = False,
     out: Out = None,
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Runs side by side. Default: one per core.")] = None,
@@ -97,6 +100,7 @@ def gen_fid(
             save_samples=save_samples,
             save_format=save_format,  # pyright: ignore[reportArgumentType]
             compile=compile,
+            sharding=sharding,  # pyright: ignore[reportArgumentType]
         )
         for setting in guidances
     ]

@@ -28,6 +28,7 @@ MAY_IMPORT = {
         "cli_app",
         "cli_fid",
         "cli_gen",
+        "cli_plan",
         "cli_progress",
         "cli_records",
         "listing",
@@ -36,6 +37,7 @@ MAY_IMPORT = {
     "cli_app": {"_base", "results"},  # parts of the command line, for itself alone
     "cli_fid": {"_base", "results", "harness", "cli_app", "cli_progress"},
     "cli_gen": {"_base", "harness", "cli_app", "cli_records"},
+    "cli_plan": {"_base", "harness", "cli_app"},
     "cli_progress": {"_base", "harness"},
     "cli_records": {"_base", "results", "harness", "cli_progress"},
     "api": {"_base", "encoders", "tasks", "results", "harness"},

@@ -13,6 +13,7 @@ from safetensors.torch import save
 from ovbench._base.files import atomic_write_bytes
 from ovbench._base.fingerprint import fingerprint
 from ovbench.encoders.modeling.weights_file import read_tensors
+from ovbench.harness.sharding import cpu_copy, loading_whole, spread_as, whole_state
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,15 +57,17 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
 def collect(
     modules: Mapping[str, torch.nn.Module], optimizer: torch.optim.Optimizer, trained: Mapping[str, torch.nn.Parameter]
 ) -> dict[str, torch.Tensor]:
-    """Returns module and optimiser tensors under flat names: `model/<module>/<key>` and `optim/<slot>/<parameter>`."""
+    """Returns module and optimiser tensors under flat names: `model/<module>/<key>` and `optim/<slot>/<parameter>`.
+
+    They are whole copies on the CPU; where something is sharded, all processes call this together.
+    """
     tensors: dict[str, torch.Tensor] = {}
     for prefix, module in modules.items():
-        for key, value in module.state_dict().items():
-            # A copy, because safetensors refuses tied tensors (an LM head that is the embedding).
-            tensors[f"model/{prefix}/{key}"] = value.detach().clone()
+        # Copies, because safetensors refuses tied tensors (an LM head that is the embedding).
+        tensors |= {f"model/{prefix}/{key}": value for key, value in whole_state(module).items()}
     for name, parameter in trained.items():
         for slot, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optim/{slot}/{name}"] = torch.as_tensor(value).detach().clone()
+            tensors[f"optim/{slot}/{name}"] = cpu_copy(torch.as_tensor(value))
     return tensors
 
 
@@ -74,10 +77,11 @@ def restore(
     optimizer: torch.optim.Optimizer,
     trained: Mapping[str, torch.nn.Parameter],
 ) -> None:
-    """Puts tensors made by `collect` back, strictly."""
+    """Puts tensors made by `collect` back, strictly; sharded or not, and whether or not they were."""
     for prefix, module in modules.items():
         head = f"model/{prefix}/"
-        module.load_state_dict({key[len(head) :]: value for key, value in tensors.items() if key.startswith(head)})
+        with loading_whole(module):
+            module.load_state_dict({key[len(head) :]: value for key, value in tensors.items() if key.startswith(head)})
     for name, parameter in trained.items():
         state = {
             key.split("/", 2)[1]: value.clone()
@@ -86,7 +90,7 @@ def restore(
         }
         if state:
             optimizer.state[parameter] = {
-                slot: value.to(parameter.device) if value.ndim else value for slot, value in state.items()
+                slot: spread_as(value, parameter) if value.ndim else value for slot, value in state.items()
             }
 
 

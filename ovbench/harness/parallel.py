@@ -7,8 +7,9 @@ gradients and losses are means over all of them, and one process alone writes.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from ovbench._base.errors import ConfigError
 from ovbench._base.lazy import require
+from ovbench.harness.sharding import any_sharded
 
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=12)
@@ -63,12 +65,39 @@ class Processes:
         """
         if not self.several:
             return module
+        known = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
+        buffers = (
+            "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        )  # torch 2.13; older
+        options: dict[str, Any] = {buffers: False}
         return nn.parallel.DistributedDataParallel(
             module,
             device_ids=[self.device] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,
             gradient_as_bucket_view=True,
+            **options,
         )
+
+    def shard(self, module: nn.Module, blocks: Iterable[nn.Module]) -> nn.Module:
+        """Returns the same module with its weights spread over all processes (FSDP2); with one process untouched.
+
+        Call it instead of `data_parallel`: gradients are means over all processes as well, and each holds only its part
+        of weights, gradients and the optimiser's state. Parameters are replaced, so take them after this. The module
+        must be equal on all processes.
+
+        Args:
+            module: Is called as a whole.
+            blocks: Modules inside that are gathered one at a time in forward and backward.
+        """
+        if not self.several:
+            return module
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh(self.device.type, (self.world_size,))
+        for block in blocks:
+            fully_shard(block, mesh=mesh)
+        fully_shard(module, mesh=mesh)
+        return module
 
     @contextlib.contextmanager
     def summing_later(self, module: nn.Module, later: bool) -> Iterator[None]:
@@ -76,8 +105,10 @@ class Processes:
         if later and isinstance(module, nn.parallel.DistributedDataParallel):
             with module.no_sync():
                 yield
-        else:
-            yield
+            return
+        if self.several and any_sharded(module):
+            cast(Any, module).set_requires_gradient_sync(not later)
+        yield
 
     def mean(self, tensor: Tensor) -> Tensor:
         """Returns the mean of a tensor over all processes; itself where there is one."""

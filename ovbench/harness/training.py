@@ -20,6 +20,7 @@ from ovbench._base.errors import ConfigError, DataError, OvbenchError
 from ovbench._base.files import append_jsonl, atomic_write_text, jsonl, read_jsonl
 from ovbench.harness.checkpoint import TrainingState, collect, load_state, restore, save_state
 from ovbench.harness.parallel import ALONE, Processes
+from ovbench.harness.sharding import any_sharded, whole
 
 log = logging.getLogger(__name__)
 
@@ -189,6 +190,7 @@ def train_parts(
         OvbenchError: A loss or a gradient became NaN or infinite; the last checkpoint is kept.
     """
     optimizers = [part.optimizer() for part in parts]
+    sharded = any(any_sharded(module) for module in modules.values())
     state_path, log_path = folder / f"{name}.state.safetensors", folder / f"{name}.log.jsonl"
     identity = {"recipe": recipe, "config": replace(config, checkpoint_every=1, log_every=1), "name": name}
     state = _readable_state(state_path, identity) if processes.is_main else None
@@ -227,9 +229,9 @@ def train_parts(
             if processes.device.type == "cpu" or logs or saves:
                 means.refuse_bad(step, name, log_path)
             limit = part.config.clip_norm if part.config.clip_norm is not None else math.inf
-            norm = torch.nn.utils.clip_grad_norm_(list(part.parameters.values()), limit, foreach=True)
-            terms["grad_norm" if number == 0 else f"grad_norm_{number}"] = norm.detach()
-            means.watch("gradient", norm.detach())
+            norm = whole(torch.nn.utils.clip_grad_norm_(list(part.parameters.values()), limit, foreach=True).detach())
+            terms["grad_norm" if number == 0 else f"grad_norm_{number}"] = norm
+            means.watch("gradient", norm)
             if processes.device.type == "cpu" or logs or saves:
                 means.refuse_bad(step, name, log_path)
             optimizer.step()
@@ -247,11 +249,12 @@ def train_parts(
                 append_jsonl(log_path, [row])
         if after_step is not None:
             after_step(done)
-        if saves and processes.is_main:
+        if saves and (processes.is_main or sharded):
             tensors: dict[str, torch.Tensor] = {}
             for optimizer, part in zip(optimizers, parts, strict=True):
                 tensors |= collect(modules, optimizer, part.parameters)
-            save_state(state_path, TrainingState(tensors=tensors, step=done), recipe=identity)
+            if processes.is_main:
+                save_state(state_path, TrainingState(tensors=tensors, step=done), recipe=identity)
         progress(done, config.steps, **means.last(parts[0].loss))
     processes.barrier()
     return rows

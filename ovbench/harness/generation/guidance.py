@@ -16,8 +16,12 @@ from ovbench.harness.generation.network import Stage2Network
 
 
 def in_interval(t: Tensor, interval: tuple[float, float]) -> Tensor:
-    """Returns which times lie in a closed interval, bool of t's shape; compared in t's precision, so ends are in."""
-    return (t >= interval[0]) & (t <= interval[1])
+    """Returns which times lie in a closed interval, bool of t's shape; compared in t's precision, so ends are in.
+
+    Trap: some shifts take the time 1 to 1.0000001 in float32, which is 1 all the same.
+    """
+    inside = t.clamp(0.0, 1.0)
+    return (inside >= interval[0]) & (inside <= interval[1])
 
 
 def blend(main: Tensor, guide: Tensor, scale: float) -> Tensor:

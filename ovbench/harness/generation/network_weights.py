@@ -25,6 +25,8 @@ from ovbench.harness.generation.dit import LightningDiT
 from ovbench.harness.generation.head import DiTwDDTHead
 from ovbench.harness.generation.network import Stage2Network
 from ovbench.harness.generation.official_state import unwrapped
+from ovbench.harness.parallel import ALONE, Processes
+from ovbench.harness.sharding import any_sharded, whole_state
 
 log = logging.getLogger(__name__)
 _BLOCK = re.compile(r"^blocks\.(\d+)\.adaLN_modulation\.1\.weight$")
@@ -77,9 +79,15 @@ def load_network(path: Path, config: Stage2Config, *, swiglu_multiple: int = 1) 
     return network.eval().requires_grad_(False)
 
 
-def save_network(path: Path, network: Stage2Network) -> None:
-    """Writes the weights alone under their official names, as safetensors; `load_network` reads them back."""
-    save_tensors(path, network.state_dict())
+def save_network(path: Path, network: Stage2Network, processes: Processes = ALONE) -> None:
+    """Writes the weights alone under their official names, as safetensors; `load_network` reads them back.
+
+    All processes call it together; the main one writes.
+    """
+    if processes.is_main or any_sharded(network):
+        state = whole_state(network)
+        if processes.is_main:
+            save_tensors(path, state)
 
 
 def read_network_state(path: Path) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from ovbench._base.names import unknown
 from ovbench.harness.generation.flow_config import GuidanceConfig
 
 SaveFormat = Literal["png", "npz"]
+Sharding = Literal["none", "fsdp2"]
 _GUIDANCE = re.compile(r"(?P<kind>[a-z]+)(:(?P<scale>[0-9.]+)(@(?P<low>[0-9.]+)-(?P<high>[0-9.]+))?)?")
 
 
@@ -36,6 +37,7 @@ class GenerationOptions:
     save_samples: Path | None = None  # samples as files
     save_format: SaveFormat = "png"
     compile: bool = False  # networks, for a GPU
+    sharding: Sharding = "none"  # fsdp2: weights of stage 2 in training are spread over the processes; same results
 
     def __post_init__(self) -> None:
         if self.num_samples is not None and (isinstance(self.num_samples, bool) or self.num_samples < 2):
@@ -46,6 +48,8 @@ class GenerationOptions:
             )
         if self.save_format not in get_args(SaveFormat):
             raise unknown("format of samples", str(self.save_format), get_args(SaveFormat), where="--save-format")
+        if self.sharding not in get_args(Sharding):
+            raise unknown("sharding", str(self.sharding), get_args(Sharding), where="--sharding")
         if self.save_format != "png" and self.save_samples is None:
             raise ConfigError(
                 "--save-format has no effect without --save-samples",

@@ -203,7 +203,9 @@ class GenerationRun:
             write_json(out / SCORES, found)
             self._save_sheet(out / SAMPLES_SHEET, contents[None])
 
-        step = self._scores_step(task, (*steps.values(), *compared), reference=digest, seed=setting.job.seed)
+        step = self._scores_step(
+            task, (self.sampling.dit_step, *steps.values(), *compared), reference=digest, seed=setting.job.seed
+        )
         path = self.runner.obtain(step, f"scores ({task.name})", (), build).path
         outcome.files[SAMPLES_SHEET] = path / SAMPLES_SHEET
         stored = _read_scores(path / SCORES)
@@ -251,8 +253,11 @@ class GenerationRun:
 
     def _save_sheet(self, path: Path, content: Content) -> None:
         count = self.sampling.num_shown
-        images = by_class(content.images_u8[:count], content.values["labels"][:count], SHEET_COLUMNS)
-        save_sheet(path, images, SHEET_COLUMNS, zoom=zoom_for(self.setting.recipe.data.image_px) // 2 or 1)
+        labels = content.values["labels"][:count]
+        per_class = int(np.bincount(labels).max())
+        columns = min(per_class, SHEET_COLUMNS) if per_class > 1 else SHEET_COLUMNS  # a row is a class where it can be
+        images = by_class(content.images_u8[:count], labels, columns)
+        save_sheet(path, images, columns, zoom=zoom_for(self.setting.recipe.data.image_px) // 2 or 1)
 
 
 def _scorer(task: PictureTask, extractor: Extractor) -> str:
@@ -271,11 +276,13 @@ def _unfinished(
     probes = [group for group in groups if group != UNTRAINED]
     if not probes:
         return None
-    values = {group: next(s.score.value for s in by_group[group] if s.metric == task.headline) for group in by_group}
-    before, after = values[probes[-1]], values[None]
+    scores = {
+        group: next(entry.score for entry in by_group[group] if entry.metric == task.headline) for group in by_group
+    }
+    before, after = scores[probes[-1]].value, scores[None].value
     if before is None or after is None or after >= (1 - _STILL_FALLING) * before:
         return None
     return (
-        f"{task.name}: {task.headline} fell from {before:.4g} at {probes[-1]} to {after:.4g} at the end: the training "
-        "is not over, so do not compare encoders by it yet"
+        f"{task.name}: {scores[None].spec.name} fell from {before:.4g} at {probes[-1]} to {after:.4g} at the end: the "
+        "training is not over, so do not compare encoders by it yet"
     )

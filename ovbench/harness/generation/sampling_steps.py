@@ -82,6 +82,7 @@ class SamplingSteps:
                 folder=work,
                 source=self.autoencoder.stats_step.key,
                 processes=setting.processes,
+                sharding=setting.options.sharding,
                 compile=setting.options.compile,
                 progress=progress,
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import cached_property
 from typing import Generic, TypeVar
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 from ovbench._base.errors import ConfigError
 from ovbench.harness.generation.flow_config import EMAConfig, ScheduleConfig
+from ovbench.harness.sharding import own_part
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -70,19 +72,21 @@ class EMA(Generic[M]):
                 where="EMA",
                 fix="give the module inside the wrapper",
             )
-        self.config = config
+        self.config, self._live = config, live
         self.module = copy.deepcopy(live).eval().requires_grad_(False)
-        pairs = list(zip(self.module.parameters(), live.parameters(), strict=True))
-        self._averages = [average.data for average, _ in pairs]
-        self._live = [parameter for _, parameter in pairs]
-        self._buffers = list(zip(self.module.buffers(), live.buffers(), strict=True))
+
+    @cached_property
+    def _parameters(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """Averages and weights, from the first update on: until then both modules may be sharded, both alike."""
+        return list(zip(self.module.parameters(), self._live.parameters(), strict=True))
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Moves the average towards the weights after an optimiser step, numbered from 0; buffers are copied."""
-        weight = 1.0 - self.config.decay_at(step)
         torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-            self._averages, [parameter.data for parameter in self._live], weight
+            [own_part(average.data) for average, _ in self._parameters],
+            [own_part(parameter.data) for _, parameter in self._parameters],
+            1.0 - self.config.decay_at(step),
         )
-        for average, buffer in self._buffers:
+        for average, buffer in zip(self.module.buffers(), self._live.buffers(), strict=True):
             average.copy_(buffer)

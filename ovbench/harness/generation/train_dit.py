@@ -21,6 +21,7 @@ from ovbench.harness.generation.draws import TrainingDraws, training_draws
 from ovbench.harness.generation.flow_config import TransportConfig
 from ovbench.harness.generation.network import Stage2Network
 from ovbench.harness.generation.network_weights import build_network, save_network
+from ovbench.harness.generation.options_config import Sharding
 from ovbench.harness.generation.picture_data import training_flips, training_order
 from ovbench.harness.generation.recipe_config import DiTRecipe, OptimiserConfig
 from ovbench.harness.generation.schedules import EMA, learning_rate
@@ -84,6 +85,7 @@ def train_dit(
     folder: Path,
     source: str,
     processes: Processes = ALONE,
+    sharding: Sharding = "none",
     compile: bool = False,
     progress: Progress = no_progress,
 ) -> Path:
@@ -101,6 +103,8 @@ def train_dit(
         folder: Holds checkpoint, log and the averaged weights.
         source: What latents and labels are, for the identity of the run: a checkpoint of another one is not continued.
         processes: Share each batch.
+        sharding: `fsdp2` spreads weights, average and the optimiser's state over the processes, for networks that do
+            not fit one GPU; the result is the same to rounding, and the files are the same.
         compile: Compile the blocks, for a GPU.
         progress: Told after each update.
 
@@ -122,7 +126,11 @@ def train_dit(
         for block in network.blocks:
             block.compile()
     loss = _Loss(network, recipe.transport, autocast=optimiser.precision == "bfloat16")
-    shared = processes.data_parallel(loss)
+    if sharding == "fsdp2":
+        shared = processes.shard(loss, network.blocks)
+        processes.shard(ema.module, ema.module.blocks)
+    else:
+        shared = processes.data_parallel(loss)
     shape = (config.in_channels, config.input_size, config.input_size)
     drop_probability = config.class_dropout_prob
     micro = min(optimiser.micro_batch or share, share)
@@ -135,6 +143,7 @@ def train_dit(
             indices = training_order(seed, "dit/order", start, number, count)
             flips = training_flips(seed, "dit/flip", start, number) if recipe.flips else [False] * number
             data = latents(indices, list(flips)).to(device, non_blocking=True)
+            network.check_latents(data)
             draws = training_draws(seed, range(start, start + number), shape, drop_probability=drop_probability)
             with processes.summing_later(shared, start + number < first + share):
                 per_image, _ = shared(
@@ -149,8 +158,8 @@ def train_dit(
     probes = {max(1, round(probe * steps_per_epoch)): probe for probe in recipe.probes}
 
     def after_step(done: int) -> None:
-        if done in probes and processes.is_main:
-            save_network(folder / weights_name(probes[done]), ema.module)
+        if done in probes:
+            save_network(folder / weights_name(probes[done]), ema.module, processes)
 
     modules = {"network": cast(nn.Module, network), "ema": cast(nn.Module, ema.module)}
     train_parts(
@@ -180,7 +189,6 @@ def train_dit(
         before_save=lambda done: ema.update(done - 1),
         after_step=after_step,
     )
-    if processes.is_main:
-        save_network(folder / weights_name(), ema.module)
+    save_network(folder / weights_name(), ema.module, processes)
     processes.barrier()
     return folder / weights_name()

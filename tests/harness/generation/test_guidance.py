@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ovbench._base.errors import ConfigError
-from ovbench.harness.generation.flow_config import GuidanceConfig
+from ovbench.harness.generation.flow_config import GuidanceConfig, TransportConfig
 from ovbench.harness.generation.guidance import blend, check_guidance, guided_velocity, in_interval
 from ovbench.harness.generation.network_weights import build_network
+from ovbench.harness.generation.solvers import time_grid
 from tests.harness.generation.dit_golden import AUTO_SCALE, CFG_SCALE, DIT_DH, INTERVAL, NETWORKS, close, golden
 
 CFG = GuidanceConfig(kind="cfg", scale=CFG_SCALE)
@@ -114,3 +115,9 @@ def test_impossible_guidance_is_refused(fields: dict[str, object], text: str) ->
         replace(GuidanceConfig(), **fields)
     assert caught.value.what == text
     assert caught.value.where == "guidance"
+
+
+@pytest.mark.parametrize("channels", [64, 96, 128, 384, 768, 1024, 1152])
+def test_the_first_step_of_every_shift_is_guided(channels: int) -> None:
+    grid = time_grid("rae", 50, TransportConfig().shift_of((channels, 16, 16)))
+    assert bool(in_interval(grid[0], (0.0, 1.0)))

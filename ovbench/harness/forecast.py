@@ -1,0 +1,290 @@
+"""From the words of `ovbench plan` to a forecast per encoder. Weights of released encoders are neither needed nor read.
+
+An encoder's size comes from its network without weights; the small embedded ones are loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from ovbench._base.errors import ConfigError, OvbenchError
+from ovbench.encoders.base import Encoder, EncoderInfo
+from ovbench.encoders.modeling.measure import Flops, _counted, _without_weights, count_flops
+from ovbench.encoders.modeling.vae_encoder import VAEEncoder
+from ovbench.encoders.registry import EncoderSpec, load_encoder, with_options
+from ovbench.harness.generation.budget import Budget, EncoderCost
+from ovbench.harness.generation.budget_forecast import generation_forecast, reconstruction_forecast
+from ovbench.harness.generation.flow_config import GuidanceConfig
+from ovbench.harness.generation.options_config import GenerationOptions, parse_guidance
+from ovbench.harness.generation.recipe_config import GenerationRecipe, read_recipe
+from ovbench.harness.lookup import is_embedded, look_up
+from ovbench.harness.plan import ALL, Job, plan_runs
+from ovbench.harness.planning import Forecast, PlannedStep, Precision
+from ovbench.harness.protocols import load_protocol
+from ovbench.harness.steps import StepCache
+from ovbench.results.store import RunStore
+from ovbench.tasks.pictures import PictureTask
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanRequest:
+    """What `ovbench plan` was asked."""
+
+    encoders: Sequence[str]
+    suite: str
+    protocol: str
+    num_samples: int | None = None  # None: the protocol's
+    guidance: str | None = None  # as `parse_guidance` reads it; None: the protocol's
+    seeds: Sequence[int] = (0,)
+    dtype: str = "float32"  # of the encoder
+    precision: Precision | None = None  # of everything but the scoring networks; None: as it would be run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outlook:
+    """All forecasts of one command."""
+
+    headline: str  # which weights and which protocol
+    forecasts: tuple[Forecast, ...]
+
+
+def look_ahead(request: PlanRequest, *, runs: Path, cache: Path) -> Outlook:
+    """Returns what the runs of a command would do.
+
+    Args:
+        request: What is asked.
+        runs: Folder of run records, which tell how long steps once took. It need not exist.
+        cache: Folder of finished steps.
+
+    Raises:
+        ConfigError: An unknown name (with a suggestion), a suite that the protocol lacks, a number out of range, or an
+            encoder that the protocol cannot use.
+    """
+    if request.suite == ALL:
+        raise ConfigError(
+            "a plan is made of one suite at a time",
+            where="--suite",
+            fix=f"use one of: {', '.join(load_protocol(request.protocol).suites)}",
+        )
+    if request.suite != "generation":
+        for flag, value in (("--num-samples", request.num_samples), ("--guidance", request.guidance)):
+            if value is not None:
+                raise ConfigError(f"it needs --suite generation, got '{request.suite}'", where=flag)
+    guidance = None if request.guidance is None else parse_guidance(request.guidance)
+    guide_given = guidance is None or guidance.kind != "auto"
+    # Autoguidance needs weights, which a plan does not: it only has no keys then.
+    options = GenerationOptions(num_samples=request.num_samples, guidance=guidance if guide_given else None)
+    plan = plan_runs(
+        encoders=request.encoders,
+        suite=request.suite,
+        protocol=request.protocol,
+        tasks=None,
+        limit=None,
+        seeds=request.seeds,
+        device="cpu",
+        dtype=request.dtype,
+        batch_size=64,
+        out=None,
+        generation=[options] if request.suite == "generation" else None,
+    )
+    jobs: dict[str, list[Job]] = {}
+    for job in plan.jobs:
+        jobs.setdefault(job.encoder.canonical, []).append(job)
+    store = RunStore(runs)
+    forecasts: list[Forecast] = []
+    for same in jobs.values():
+        forecast = _understanding(same) if request.suite == "understanding" else _pictures(same, guidance)
+        forecast = _with_times(forecast, measured(store, same[0]))
+        if is_embedded(same[0].encoder) and same[0].protocol.variants == "mini" and guide_given:
+            forecast = look_up(forecast, same, StepCache(cache))
+        else:
+            note = "which steps are cached was not looked up: their keys need the weights of the encoder"
+            forecast = replace(forecast, notes=(*forecast.notes, note))
+        if request.precision is not None:
+            steps = tuple(step.in_precision(request.precision) for step in forecast.steps)
+            forecast = replace(forecast, steps=steps, sample_precision=request.precision)
+        forecasts.append(forecast)
+    headline = plan.headline.replace(f" · {plan.jobs[0].device} · ", " · ")  # nothing runs, so nowhere
+    return Outlook(headline=f"plan · {headline}", forecasts=tuple(forecasts))
+
+
+def _pictures(jobs: Sequence[Job], guidance: GuidanceConfig | None) -> Forecast:
+    job = jobs[0]
+    recipe = read_recipe(job.protocol.section(job.suite), where=f"protocol '{job.protocol.name}', generation")
+    sampling, options = recipe.sampling, job.generation or GenerationOptions()
+    if options.num_samples is not None:
+        sampling = replace(sampling, num_samples=options.num_samples)
+    if guidance is not None:
+        sampling = replace(sampling, sampler=replace(sampling.sampler, guidance=guidance))
+    recipe = replace(recipe, sampling=sampling)
+    task = cast(PictureTask, job.tasks[0])
+    cost = encoder_cost(job.encoder, recipe, precision="tf32" if _is_float32(job) else "bfloat16")
+    budget = Budget(recipe, cost, num_seeds=len(jobs))
+    return generation_forecast(budget, task) if task.kind == "generation" else reconstruction_forecast(budget, task)
+
+
+def _is_float32(job: Job) -> bool:
+    return job.encoder.options.get("dtype", job.dtype) in ("float32", "fp32")  # the spec's own word comes first
+
+
+def encoder_cost(spec: EncoderSpec, recipe: GenerationRecipe, *, precision: Precision) -> EncoderCost:
+    """Returns the size of an encoder that is given the input size which makes the protocol's grid.
+
+    Args:
+        spec: The encoder; where it says a size itself, that is kept.
+        recipe: The protocol's `generation` section.
+        precision: That the encoder computes in.
+
+    Raises:
+        OvbenchError: Its network cannot be drawn up without weights, or it cannot read that size.
+    """
+    size = sized(spec)
+    info = size.info
+    if "size" not in spec.options:
+        # A VAE reads the picture itself, and its cells are folded into tokens; others get the size that makes the grid.
+        px = recipe.data.image_px if info.supports_decode else recipe.grid * info.patch_px
+        if info.input.size != (px, px):
+            size = sized(with_options(spec, size=str(px)))
+            info = size.info
+    height, width = info.grid
+    if height != width:
+        raise ConfigError(
+            f"'{spec.name}' makes {height} x {width} tokens, and latents must be square",
+            where="--encoder",
+            fix="give it a square input size",
+        )
+    fold = 1
+    if info.supports_decode and height > recipe.grid:
+        fold, rest = divmod(height, recipe.grid)
+        if rest:
+            raise ConfigError(
+                f"{height} x {height} cells cannot be folded into {recipe.grid} x {recipe.grid} tokens",
+                where="--encoder",
+                fix=f"give it a size that makes a multiple of {recipe.grid} cells along a side",
+            )
+    return EncoderCost(
+        name=spec.canonical,
+        flops=size.flops.network,
+        frontend_flops=size.flops.frontend,
+        params=info.num_params + info.num_params_frontend,
+        shape=(info.dim, height, width),
+        fold=fold,
+        precision=precision,
+        native_flops=size.decode_flops,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Size:
+    """What is known of an encoder without its weights."""
+
+    info: EncoderInfo
+    flops: Flops  # of one picture
+    decode_flops: int | None  # of its own decoder for one picture; None: it has none
+
+
+def sized(spec: EncoderSpec) -> Size:
+    """Returns an encoder's size at the input that its spec says.
+
+    Raises:
+        OvbenchError: See `encoder_cost`.
+    """
+    try:
+        if is_embedded(spec):
+            return _size_of(load_encoder(spec))
+        with _without_weights():
+            return _size_of(load_encoder(with_options(spec, weights="random:0")))
+    except OvbenchError:
+        raise
+    except Exception as error:
+        if spec.family.provider == "ovbench":
+            raise
+        raise ConfigError(
+            f"the network of '{spec.name}' cannot be drawn up without weights: {type(error).__name__}: {error}",
+            where="--encoder",
+            fix=f"tell the authors of {spec.family.provider}",
+        ) from error
+
+
+def _size_of(encoder: Encoder) -> Size:
+    own: int | None = None
+    if isinstance(encoder, VAEEncoder):
+        latents = torch.zeros(1, encoder.info.dim, *encoder.info.grid)
+        own = _counted(lambda: encoder.decode(latents))
+    return Size(info=encoder.info, flops=count_flops(encoder), decode_flops=own)
+
+
+def measured(store: RunStore, job: Job) -> Mapping[str, float]:
+    """Returns how long each kind of step took when it was made, from the newest record of such a run; empty: none.
+
+    Args:
+        store: Records.
+        job: Encoder, suite and protocol must be the record's; the seed need not.
+    """
+    for record in reversed(store.records()):
+        protocol = (record.protocol.name, record.protocol.version)
+        same = record.encoder.spec == job.encoder.canonical and record.suite == job.suite
+        if same and protocol == (job.protocol.name, job.protocol.version) and record.limit is None:
+            times: dict[str, float] = {}
+            unknown: set[str] = set()
+            for step in record.steps:
+                if step.made_in_s is None:
+                    unknown.add(step.name)
+                else:
+                    times[step.name] = times.get(step.name, 0.0) + step.made_in_s
+            return {name: seconds for name, seconds in times.items() if name not in unknown}
+    return {}
+
+
+def _with_times(forecast: Forecast, times: Mapping[str, float]) -> Forecast:
+    steps = tuple(
+        step if step.made_in_s is not None else replace(step, made_in_s=times.get(step.name)) for step in forecast.steps
+    )
+    return replace(forecast, steps=steps)
+
+
+def _understanding(jobs: Sequence[Job]) -> Forecast:
+    job = jobs[0]
+    section, size = job.protocol.section("understanding"), sized(job.encoder)
+    cost = EncoderCost(
+        name=job.encoder.canonical,
+        flops=size.flops.network,
+        frontend_flops=size.flops.frontend,
+        params=size.info.num_params + size.info.num_params_frontend,
+        shape=(size.info.dim, *size.info.grid),
+        # This suite leaves torch's matrix products in float32 as they are.
+        precision="float32" if _is_float32(job) else "bfloat16",
+    )
+    scenes, uncounted = int(section["num_train_scenes"]), "the language model's operations are not counted"
+    features = PlannedStep(
+        name="features",
+        what=f"{scenes:,} training scenes, and those of the tasks",
+        work=cost.work(scenes),
+        missing="scenes of the tasks are not counted",
+    )
+    stages = (
+        PlannedStep(
+            name=f"llava_{key}",
+            what=f"{section[key]['steps']:,} updates of {section[key]['batch_size']} scenes",
+            repeats=len(jobs),
+            missing=uncounted,
+        )
+        for key in ("stage1", "stage2")
+    )
+    answers = PlannedStep(
+        name="answers",
+        what=f"{', '.join(task.name for task in job.tasks)}, with {len(section['controls'])} controls each",
+        repeats=len(jobs),
+        missing=uncounted,
+    )
+    return Forecast(
+        encoder=cost.name,
+        steps=(features, *stages, answers),
+        params={"encoder": cost.params},
+        forward_flops={"encoder": cost.total_flops},
+    )

@@ -1,0 +1,158 @@
+"""Holds the generation side of the mini protocol to the bands that were fixed before training (docs/protocols.md).
+
+    ovbench gen-fid -e ovis3 -e clip -e siglip -e vae -e random --seed 0 --seed 1 --out runs
+    python scripts/check_generation_bands.py --out runs
+
+Prints two Markdown tables, the bands and what stands beside them; exits with 1 when a band fails. Claim rows compare
+ovis3 with clip: they are printed as they come out and decide nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovbench.results.record import RunRecord
+from ovbench.results.store import RunStore
+
+TRAINED = ("ovis3/mini", "clip/mini", "siglip/mini")
+VAE, RANDOM = "vae/mini", "random/mini"
+DISTANCE = "FD-wardrobe"
+QUARTER = "2.5 epochs"
+MAX_MINUTES = 6.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One row of the table."""
+
+    name: str
+    values: tuple[float, ...]  # one per seed
+    low: float | None = None
+    high: float | None = None
+    claim: bool = False  # reported, and no band
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds."""
+        return sum(self.values) / len(self.values)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the mean lies in the band."""
+        return (self.low is None or self.mean >= self.low) and (self.high is None or self.mean <= self.high)
+
+    def row(self) -> str:
+        """One line of Markdown."""
+        band = f"at least {self.low:g}" if self.high is None else f"at most {self.high:g}"
+        seeds = ", ".join(f"{value:.2f}" for value in self.values)
+        word = "pass" if self.passed else "**FAIL**"
+        return f"| {self.name} | {band}{' (claim)' if self.claim else ''} | {seeds} | {self.mean:.2f} | {word} |"
+
+
+Runs = dict[tuple[str, str], list[RunRecord]]  # (suite, encoder) → records by seed
+
+
+def runs_of(store: RunStore) -> Runs:
+    """Returns the newest records of the mini protocol; two seeds of each encoder must be there."""
+    found: Runs = {}
+    for record in sorted(store.newest(), key=lambda record: record.seed):
+        if record.protocol.name == "mini" and record.suite in ("generation", "reconstruction"):
+            found.setdefault((record.suite, record.encoder.spec), []).append(record)
+    for name in (*TRAINED, VAE, RANDOM):
+        for suite in ("generation", "reconstruction"):
+            if (count := len(found.get((suite, name), []))) < 2:
+                sys.exit(f"{store.root} holds {count} runs of {name}, {suite}; two seeds are needed")
+    return found
+
+
+def score(record: RunRecord, metric: str, group: str | None = None) -> float:
+    """Returns a score of a record."""
+    (value,) = (entry.value for entry in record.metrics if (entry.name, entry.group) == (metric, group))
+    assert value is not None, f"{metric} of {record.run_id} is missing"
+    return value
+
+
+def checks_of(runs: Runs) -> list[Check]:
+    """Returns the rows."""
+
+    def of(suite: str, name: str, metric: str, group: str | None = None) -> tuple[float, ...]:
+        return tuple(score(record, metric, group) for record in runs[suite, name])
+
+    checks = [
+        Check(name="PSNR of `vae`, dB", values=of("reconstruction", VAE, "PSNR"), low=26.0),
+        Check(name="rFD of `vae`", values=of("reconstruction", VAE, DISTANCE), high=6.0),
+    ]
+    for name in (*TRAINED, VAE):
+        ends = of("generation", name, DISTANCE)
+        quarters = of("generation", name, DISTANCE, QUARTER)
+        ratios = tuple(end / quarter for end, quarter in zip(ends, quarters, strict=True))
+        checks.append(Check(name=f"gFD of `{name}`", values=ends, high=40.0))
+        checks.append(Check(name=f"gFD of `{name}` / its value at a quarter", values=ratios, high=0.5))
+    for name in (*TRAINED, VAE, RANDOM):
+        minutes = tuple(
+            sum(step.made_in_s or 0.0 for step in _distinct(runs, name, seed)) / 60
+            for seed in range(len(runs["generation", name]))
+        )
+        checks.append(Check(name=f"minutes of `{name}`, all steps", values=minutes, high=MAX_MINUTES))
+    ovis3, clip = TRAINED[0], TRAINED[1]
+    gaps = tuple(
+        one - other
+        for one, other in zip(of("reconstruction", ovis3, "PSNR"), of("reconstruction", clip, "PSNR"), strict=True)
+    )
+    checks.append(Check(name="PSNR of `ovis3` minus `clip`, dB", values=gaps, low=0.7, claim=True))
+    shares = tuple(
+        one / other
+        for one, other in zip(of("reconstruction", ovis3, DISTANCE), of("reconstruction", clip, DISTANCE), strict=True)
+    )
+    checks.append(Check(name="rFD of `ovis3` / `clip`", values=shares, high=0.8, claim=True))
+    return checks
+
+
+def _distinct(runs: Runs, name: str, seed: int) -> list:
+    """Returns the steps of both suites of one seed, each once; `scores` waits for its parents, which count already."""
+    steps = {
+        step.key: step
+        for suite in ("reconstruction", "generation")
+        for step in runs[suite, name][seed].steps
+        if step.name != "scores"
+    }
+    return list(steps.values())
+
+
+def overview(runs: Runs) -> list[str]:
+    """Returns the rows of the second table: what was measured, mean of the seeds."""
+    rows = [
+        "| encoder | PSNR dB | SSIM | rFD | gFD untrained | 2.5 epochs | 5 epochs | 7.5 epochs | end | class read-back % |"
+    ]
+    rows.append("|---|---|---|---|---|---|---|---|---|---|")
+    for name in (*TRAINED, VAE, RANDOM):
+
+        def mean(suite: str, metric: str, group: str | None = None, name: str = name) -> float:
+            values = [score(record, metric, group) for record in runs[suite, name]]
+            return sum(values) / len(values)
+
+        parts = [mean("reconstruction", metric) for metric in ("PSNR", "SSIM", DISTANCE)]
+        parts += [
+            mean("generation", DISTANCE, group) for group in ("untrained", QUARTER, "5 epochs", "7.5 epochs", None)
+        ]
+        texts = [f"{value:.2f}" for value in parts] + [f"{100 * mean('generation', 'class read-back'):.1f}"]
+        rows.append(f"| `{name}` | {' | '.join(texts)} |")
+    return rows
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of run records")
+    runs = runs_of(RunStore(parser.parse_args().out))
+    checks = checks_of(runs)
+    print("| check | band | seeds | mean | |\n|---|---|---|---|---|")  # noqa: T201
+    print("\n".join([*(check.row() for check in checks), "", *overview(runs)]))  # noqa: T201
+    sys.exit(0 if all(check.passed or check.claim for check in checks) else 1)
+
+
+if __name__ == "__main__":
+    main()
