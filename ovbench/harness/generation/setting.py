@@ -30,7 +30,7 @@ from ovbench.harness.generation.network_weights import load_network
 from ovbench.harness.generation.open_data import Pictures, open_pictures
 from ovbench.harness.generation.options_config import GenerationOptions
 from ovbench.harness.generation.picture_data import PictureData
-from ovbench.harness.generation.picture_tasks import check_task, open_adm
+from ovbench.harness.generation.picture_tasks import check_adm, check_task, open_adm
 from ovbench.harness.generation.recipe_config import GenerationRecipe, SampleConfig, read_recipe
 from ovbench.harness.generation.sample_folders import check_space
 from ovbench.harness.metrics.extractor_base import Extractor
@@ -127,7 +127,7 @@ def open_setting(job: Job, *, quiet: bool = False) -> Setting:
                     where="--reference",
                     fix="name the file: --reference VIRTUAL_imagenet256_labeled.npz",
                 )
-            open_adm(options.reference, extractors[task.extractor].info)
+            check_adm(open_adm(options.reference), extractors[task.extractor].info, options.reference)
     wants_lpips = any("lpips" in task.metrics for task in tasks)
     trains = not native and options.decoder is None
     if trains and recipe.decoder.loss.lpips_weight > 0:
