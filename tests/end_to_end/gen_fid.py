@@ -73,7 +73,7 @@ def seeded_noise(module: nn.Module, seed: int, scale: float = 0.05) -> dict[str,
 
 def network_state(seed: int, **changes: Any) -> dict[str, Tensor]:
     fields = {**NETWORK, **changes}
-    pairs = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    pairs: dict[str, Any] = {key: tuple(part) if isinstance(part, list) else part for key, part in fields.items()}
     return seeded_noise(build_network(DiTDHConfig(**pairs), seed=seed), seed)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ovbench._base.errors import ConfigError
+from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.fingerprint import fingerprint
 from ovbench._base.paths import cache_dir
 from ovbench.harness.generation.imagenet_checks import check_labelled, check_same_classes
@@ -135,7 +135,11 @@ def open_pictures(config: DataConfig, options: GenerationOptions) -> Pictures:
 
 
 def _labelled(config: DataConfig, data: str, split: str) -> LabelledSource:
-    source = open_labelled(data, split=split, expected_classes=config.num_classes)
+    try:
+        source = open_labelled(data, split=split, expected_classes=config.num_classes)
+    except (ConfigError, DataError) as error:
+        where = error.where if error.where.startswith("--data") else f"--data: {error.where}"
+        raise type(error)(error.what, where=where, fix=error.fix) from error
     wanted = config.num_train if split == "train" else config.num_test
     per_class = 1 if wanted is None else wanted // config.num_classes
     check_labelled(source, expected_classes=config.num_classes, per_class_min=per_class, where="--data")

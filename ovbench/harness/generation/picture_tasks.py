@@ -111,16 +111,12 @@ def against_pictures(name: str, features: FeatureSet, *, purpose: str, extractor
     return Against.of(stats, features.rows[info.pool], extractor.device)
 
 
-def open_adm(path: Path, info: ExtractorInfo) -> Reference:
+def open_adm(path: Path) -> Reference:
     """Returns the statistics of ADM's reference file, read and checked.
-
-    Args:
-        path: The file.
-        info: The network that will be compared with it.
 
     Raises:
         DataError: It is missing, damaged, or holds no statistics.
-        ConfigError: It was made for reconstructions, or by another network.
+        ConfigError: It was made for reconstructions.
     """
     request = FidRequest(real=path, fake=path, metrics="fid")
     try:
@@ -135,10 +131,21 @@ def open_adm(path: Path, info: ExtractorInfo) -> Reference:
         )
     try:
         check_purpose(statistics, "generation")
-        check_match(statistics, info)
     except ConfigError as error:
         raise ConfigError(error.what, where=f"--reference {path}", fix=error.fix) from error
     return statistics
+
+
+def check_adm(statistics: Reference, info: ExtractorInfo, path: Path) -> None:
+    """Refuses a reference of another network than the one whose features are compared with it.
+
+    Raises:
+        ConfigError: It is.
+    """
+    try:
+        check_match(statistics, info)
+    except ConfigError as error:
+        raise ConfigError(error.what, where=f"--reference {path}", fix=error.fix) from error
 
 
 def against_adm(path: Path, task: PictureTask, extractor: Extractor, num_generated: int) -> Against:

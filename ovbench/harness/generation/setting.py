@@ -16,6 +16,7 @@ from ovbench.encoders.base import Encoder
 from ovbench.encoders.registry import EncoderSpec, load_encoder, with_options
 from ovbench.harness.generation.config import Stage2Config
 from ovbench.harness.generation.decoder_config import DecoderConfig, square_side
+from ovbench.harness.generation.dino import load_dino
 from ovbench.harness.generation.given_parts import (
     check_guidance_of,
     given_decoder,
@@ -29,7 +30,7 @@ from ovbench.harness.generation.network_weights import load_network
 from ovbench.harness.generation.open_data import Pictures, open_pictures
 from ovbench.harness.generation.options_config import GenerationOptions
 from ovbench.harness.generation.picture_data import PictureData
-from ovbench.harness.generation.picture_tasks import check_task, open_adm
+from ovbench.harness.generation.picture_tasks import check_adm, check_task, open_adm
 from ovbench.harness.generation.recipe_config import GenerationRecipe, SampleConfig, read_recipe
 from ovbench.harness.generation.sample_folders import check_space
 from ovbench.harness.metrics.extractor_base import Extractor
@@ -126,12 +127,14 @@ def open_setting(job: Job, *, quiet: bool = False) -> Setting:
                     where="--reference",
                     fix="name the file: --reference VIRTUAL_imagenet256_labeled.npz",
                 )
-            open_adm(options.reference, extractors[task.extractor].info)
+            check_adm(open_adm(options.reference), extractors[task.extractor].info, options.reference)
     wants_lpips = any("lpips" in task.metrics for task in tasks)
     trains = not native and options.decoder is None
     if trains and recipe.decoder.loss.lpips_weight > 0:
         wants_lpips = True
     dino = find_dino(options.dino_weights) if trains and recipe.decoder.loss.gan_weight > 0 else None
+    if dino is not None:
+        load_dino(dino)
     made_elsewhere = job.suite == "generation" and options.dit is not None and not trains
     needed = not made_elsewhere or any(task.reference == "test" for task in tasks)
     pictures = open_pictures(recipe.data, options) if needed or options.data is not None else None
