@@ -155,7 +155,7 @@ class GenerationRun:
             extractor=extractor,
             data_digest=setting.test.digest,
             num_pictures=setting.test.num_pictures,
-            scorer=f"{_scorer(task, extractor)}, {setting.sampling.quantise} to 8 bits",
+            scorer=f"{_scorer(task, extractor, setting)}, {setting.sampling.quantise} to 8 bits",
             groups=(),
             by_group={None: _read_scores(path / SCORES)["scores"]},
         )
@@ -216,7 +216,7 @@ class GenerationRun:
             extractor=extractor,
             data_digest=digest,
             num_pictures=setting.sampling.num_samples,
-            scorer=f"{_scorer(task, extractor)}, {self._sampler_words()}",
+            scorer=f"{_scorer(task, extractor, setting)}, {self._sampler_words()}",
             groups=groups,
             by_group=by_group,
         )
@@ -251,9 +251,9 @@ class GenerationRun:
         )
 
 
-def _scorer(task: PictureTask, extractor: Extractor) -> str:
-    info = extractor.info
-    return f"{task.mode}, {info.network} {info.weights_sha256[:8]}, resize {info.resize}"
+def _scorer(task: PictureTask, extractor: Extractor, setting: Setting) -> str:
+    info, decoder = extractor.info, "native" if setting.native else "rae"
+    return f"{task.mode}, {info.network} {info.weights_sha256[:8]}, resize {info.resize}, decoder {decoder}"
 
 
 def _read_scores(path: Path) -> dict[str, list[TaskScore]]:
