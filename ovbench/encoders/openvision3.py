@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from ovbench._base.errors import ConfigError
 from ovbench.encoders.base import Encoder, Family, LoadRequest, PreprocessSpec, Tap, Variant
 
 
 def _load(request: LoadRequest) -> Encoder:
     from ovbench.encoders.modeling.trunk import load_released, load_trunk
 
-    return load_trunk(request) if request.variant.name == "mini" else load_released(request)
+    if request.variant.name == "mini":
+        return load_trunk(request)
+    if "decoder" in request.options:
+        raise ConfigError(
+            f"the option 'decoder' has no effect on {request.name}, whose pixel decoder is not released",
+            where="--encoder …?decoder=",
+            fix="leave it out: a decoder is trained on its latents (decoder: rae)",
+        )
+    return load_released(request)
 
 
 _SIZES = {"base": (768, 12), "large": (1024, 24)}  # width, blocks
@@ -61,6 +70,7 @@ FAMILIES = (
         aliases=("openvision3",),
         load=_load,
         options={
+            "decoder": "file of the pixel decoder that `ovbench pretrain` trained together with a mini's weights",
             "vae": "folder or ID@COMMIT of the FLUX.1 VAE (diffusers layout)",
             "latent_shift": "true: subtract the VAE's shift, which the official script does not",
             "final_ln_after_pool": "true or false, where the weights' configuration does not say it",

@@ -8,20 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
 from ovbench._base.errors import ConfigError, OvbenchError
 from ovbench.encoders.base import Encoder, EncoderInfo
 from ovbench.encoders.modeling.measure import Flops, _counted, _without_weights, count_flops
-from ovbench.encoders.modeling.vae_encoder import VAEEncoder
 from ovbench.encoders.registry import EncoderSpec, load_encoder, with_options
 from ovbench.harness.generation.budget import Budget, EncoderCost
 from ovbench.harness.generation.budget_forecast import generation_forecast, reconstruction_forecast
 from ovbench.harness.generation.flow_config import GuidanceConfig
 from ovbench.harness.generation.options_config import GenerationOptions, parse_guidance
 from ovbench.harness.generation.recipe_config import GenerationRecipe, read_recipe
+from ovbench.harness.generation.setting import input_px, is_finer
 from ovbench.harness.lookup import is_embedded, look_up
 from ovbench.harness.plan import ALL, Job, plan_runs
 from ovbench.harness.planning import Forecast, PlannedStep, Precision
@@ -146,8 +146,7 @@ def encoder_cost(spec: EncoderSpec, recipe: GenerationRecipe, *, precision: Prec
     size = sized(spec)
     info = size.info
     if "size" not in spec.options:
-        # A VAE reads the picture itself, and its cells are folded into tokens; others get the size that makes the grid.
-        px = recipe.data.image_px if info.supports_decode else recipe.grid * info.patch_px
+        px = input_px(info, recipe)
         if info.input.size != (px, px):
             size = sized(with_options(spec, size=str(px)))
             info = size.info
@@ -159,7 +158,7 @@ def encoder_cost(spec: EncoderSpec, recipe: GenerationRecipe, *, precision: Prec
             fix="give it a square input size",
         )
     fold = 1
-    if info.supports_decode and height > recipe.grid:
+    if is_finer(info, recipe) and height > recipe.grid:
         fold, rest = divmod(height, recipe.grid)
         if rest:
             raise ConfigError(
@@ -195,7 +194,7 @@ def sized(spec: EncoderSpec) -> Size:
         OvbenchError: See `encoder_cost`.
     """
     try:
-        if is_embedded(spec):
+        if spec.variant.origin in ("embedded", "untrained"):  # small, also where a file of `ovbench pretrain` is named
             return _size_of(load_encoder(spec))
         with _without_weights():
             return _size_of(load_encoder(with_options(spec, weights="random:0")))
@@ -213,9 +212,9 @@ def sized(spec: EncoderSpec) -> Size:
 
 def _size_of(encoder: Encoder) -> Size:
     own: int | None = None
-    if isinstance(encoder, VAEEncoder):
+    if encoder.info.supports_decode:
         latents = torch.zeros(1, encoder.info.dim, *encoder.info.grid)
-        own = _counted(lambda: encoder.decode(latents))
+        own = _counted(lambda: cast(Any, encoder).decode(latents))
     return Size(info=encoder.info, flops=count_flops(encoder), decode_flops=own)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ovbench._base.errors import ConfigError, OvbenchError
+from ovbench._base.paths import asset
 from ovbench.encoders.registry import parse_encoder
 from ovbench.harness.forecast import PlanRequest, encoder_cost, look_ahead, measured, sized
 from ovbench.harness.generation.recipe_config import GenerationRecipe, read_recipe
@@ -73,6 +74,11 @@ def test_vae_reads_the_picture_and_is_folded_to_the_grid() -> None:
 def test_miniature_encoder_reads_one_garment() -> None:
     cost = encoder_cost(parse_encoder("clip/mini"), recipe_of("mini"), precision="tf32")
     assert cost.shape == (128, 4, 4)
+
+
+def test_a_file_of_ones_own_training_is_sized_as_the_embedded_one_is() -> None:
+    text = f"ovis3/mini:{asset('encoders/ovis3-mini.safetensors')}"
+    assert sized(parse_encoder(text)).flops == sized(parse_encoder("ovis3/mini")).flops
 
 
 def test_embedded_vae_in_front_is_sized_too() -> None:

@@ -42,6 +42,7 @@ class Network:
     publish: Callable[[Tensor], Tensor] = unchanged  # h[L] → what the model publishes: its final norm, or nothing
     eps: float = 1e-6  # of the model's norms: used by a LayerNorm without affine
     frontend: FrontEnd | None = None
+    decoder: nn.Module | None = None  # tokens [B, N, C] of the latent tap → VAE latents; without VAE, normalised pixels
     architecture: Mapping[str, Any] = field(default_factory=dict)  # everything but the weights that decides the output
 
 
@@ -58,7 +59,7 @@ class TokenEncoder(FrozenEncoder):
         adapter: Name and version of the code between the library and this class; part of the identity.
         random_seed: Of seeded, untrained weights; None for trained ones.
         device: Where it runs.
-        dtype: Of the transformer; its norms and a VAE in front stay in float32, and no autocast is used.
+        dtype: Of the transformer; its norms, a VAE in front and a decoder stay in float32, and no autocast is used.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class TokenEncoder(FrozenEncoder):
     ) -> None:
         super().__init__()
         where = check_device(device)
-        self.model, self.frontend = network.model, network.frontend
+        self.model, self.frontend, self.decoder = network.model, network.frontend, network.decoder
         self._network = network
         # Lists of modules would be registered twice; a tuple is not.
         self._blocks = tuple(network.blocks)
@@ -100,9 +101,10 @@ class TokenEncoder(FrozenEncoder):
             latent_tap=latent_tap or Tap(norm="layernorm"),
             num_params=_count(network.model),
             num_params_frontend=0 if network.frontend is None else _count(network.frontend),
-            weights_digest=weights_digest(network.model, network.frontend),
+            weights_digest=weights_digest(network.model, network.frontend, network.decoder),
             identity="",
             random_seed=random_seed,
+            supports_decode=network.decoder is not None,
         )
         for tap in (info.llm_tap, info.latent_tap):
             _index(tap, info.depth)
@@ -197,6 +199,33 @@ class TokenEncoder(FrozenEncoder):
         """Runs the network; see `ovbench.encoders.base.Encoder.features`."""
         check_images(images_01, self._info.input.size)
         return self._run(images_01, tap or Tap())
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Turns what `latents` returns into pictures, float32 [B, 3, H, W] in about [0, 1], unclamped.
+
+        Args:
+            latents: [B, C, h, w], taken at `info.latent_tap`: those of another tap cannot be told from them.
+
+        Raises:
+            ConfigError: The encoder has no decoder of its own, or the latents have another shape.
+        """
+        info = self._info
+        if self.decoder is None:
+            raise ConfigError(
+                f"'{info.name}' has no decoder of its own", where="Encoder.decode", fix="train one: decoder: rae"
+            )
+        if latents.ndim != 4 or tuple(latents.shape[1:]) != (info.dim, *info.grid):
+            raise ConfigError(
+                f"latents must be [B, {info.dim}, {info.grid[0]}, {info.grid[1]}], got {list(latents.shape)}",
+                where="Encoder.decode",
+                fix="use what Encoder.latents returns",
+            )
+        with torch.autocast(self._device.type, enabled=False):
+            x = self.decoder(latents.to(self._device, torch.float32).flatten(2).transpose(1, 2))
+            if self.frontend is not None:
+                x = self.frontend.decode(x)
+            return x.float() * self._std + self._mean
 
     @torch.no_grad()
     def _run(self, images_01: Tensor, tap: Tap) -> Features:

@@ -15,9 +15,14 @@ from torch import Tensor
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.paths import asset
-from ovbench.encoders.base import LoadRequest, Normalisation, PreprocessSpec
+from ovbench.encoders.base import LoadRequest, Normalisation, PreprocessSpec, Tap
 from ovbench.encoders.modeling.frontend import diffusers_frontend, load_tiny_vae
 from ovbench.encoders.modeling.frozen import weights_digest
+from ovbench.encoders.modeling.reconstruction_decoder import (
+    ReconstructionDecoder,
+    corner_rows,
+    load_reconstruction_decoder,
+)
 from ovbench.encoders.modeling.sources import OPEN_CLIP_WEIGHTS, find_file, locate, read_json_file, read_state, seeded
 from ovbench.encoders.modeling.tokens import Network, TokenEncoder, unchanged
 from ovbench.encoders.modeling.vae_base import FrontEnd
@@ -43,6 +48,7 @@ def openvision_encoder(
     *,
     normalisation: Normalisation,
     input: PreprocessSpec | None = None,
+    decoder: ReconstructionDecoder | None = None,
 ) -> TokenEncoder:
     """Wraps a trunk: on pixels, or on the latents of a VAE.
 
@@ -52,6 +58,8 @@ def openvision_encoder(
         vae: In front of it; None: the trunk reads pixels.
         normalisation: Of pixels in [0, 1].
         input: How pictures become the input; None: squashed to the trunk's size. Its size is the trunk's anyway.
+        decoder: From the trunk's un-normed tokens back to what it reads. A generator then gets those tokens, whatever
+            the variant says.
 
     Raises:
         ConfigError: The trunk reads another number of channels than it is given.
@@ -75,6 +83,10 @@ def openvision_encoder(
     spec = PreprocessSpec(size=(side, side)) if input is None else replace(input, size=(side, side))
     spec = as_asked(spec, request, normalisation.mean)
     tokens_normed = not config.final_ln_after_pool
+    architecture = dataclasses.asdict(config)
+    if decoder is not None:
+        request = replace(request, variant=replace(request.variant, latent_tap=Tap(norm="none")))
+        architecture["decoder"] = {"layers": decoder.layers}
     return TokenEncoder.of(
         request,
         network=Network(
@@ -87,7 +99,8 @@ def openvision_encoder(
             publish=vit.ln_post if tokens_normed else unchanged,
             eps=config.eps,
             frontend=vae,
-            architecture=dataclasses.asdict(config),
+            decoder=decoder,
+            architecture=architecture,
         ),
         input=spec,
         normalisation=normalisation,
@@ -99,11 +112,12 @@ def load_trunk(request: LoadRequest) -> TokenEncoder:
     """Builds a miniature encoder: embedded weights, a file written by `ovbench pretrain`, or untrained.
 
     Raises:
-        DataError: The weights are missing, damaged, or of another architecture.
+        ConfigError: An option has no effect on it.
+        DataError: The weights are missing, damaged, of another architecture, or do not belong together.
     """
     variant = request.variant
     for option in request.options:
-        if option != "seed":
+        if option not in (("seed", "decoder") if variant.frontend else ("seed",)):
             raise ConfigError(
                 f"the option '{option}' has no effect on {request.name}",
                 where="--encoder",
@@ -141,8 +155,16 @@ def load_trunk(request: LoadRequest) -> TokenEncoder:
             load_strict(vit, stored.tensors, where=str(path))
         else:
             vit = seeded(lambda: OpenVisionViT(config), request.random_seed)
-    vit = _corner(vit, request, 1 if vae is None else vae.downsampling)
-    return openvision_encoder(request, vit, vae, normalisation=HALF)
+    whole, vit = vit, _corner(vit, request, 1 if vae is None else vae.downsampling)
+    decoder = None
+    if vae is not None and "decoder" in request.options:
+        path = Path(request.options["decoder"]).expanduser()
+        decoder = load_reconstruction_decoder(
+            path, trunk=whole, vae=vae, recipe=request.family, random_seed=request.random_seed
+        )
+        if vit is not whole:
+            decoder = decoder.corner(vit.config.image_size)
+    return openvision_encoder(request, vit, vae, normalisation=HALF, decoder=decoder)
 
 
 def _corner(vit: OpenVisionViT, request: LoadRequest, downsampling: int) -> OpenVisionViT:
@@ -167,9 +189,8 @@ def _corner(vit: OpenVisionViT, request: LoadRequest, downsampling: int) -> Open
     other = OpenVisionViT(replace(vit.config, image_size=request.size // downsampling))
     grid = vit.config.grid
     state = dict(vit.state_dict())
-    rows = 1 + torch.arange(grid * grid).reshape(grid, grid)[: other.config.grid, : other.config.grid].flatten()
     table = state["positional_embedding"]
-    state["positional_embedding"] = torch.cat([table[:1], table[rows]])
+    state["positional_embedding"] = torch.cat([table[:1], table[1 + corner_rows(grid, other.config.grid)]])
     other.load_state_dict(state)
     return other
 

@@ -40,6 +40,7 @@ class StoredWeights:
     config: dict[str, Any]  # fields of the architecture
     recipe: str | None  # that the trunk was trained with; None where the header does not say
     vae: str | None  # digest of the VAE that the trunk was trained behind; None without one
+    trunk: str | None  # of a decoder: digest of the trunk whose tokens it reads; None in a file of a trunk
 
 
 def read_weights(path: Path) -> StoredWeights:
@@ -59,7 +60,10 @@ def read_weights(path: Path) -> StoredWeights:
         config = json.loads(metadata["config"])
     except json.JSONDecodeError as error:
         raise DataError(f"the header of '{path.name}' cannot be read: {error}", where=str(path)) from error
-    return StoredWeights(tensors=tensors, config=config, recipe=metadata.get("recipe"), vae=metadata.get("vae"))
+    if not isinstance(config, dict):
+        raise DataError(f"the header of '{path.name}' holds no configuration by name", where=str(path))
+    names = ("recipe", "vae", "trunk")
+    return StoredWeights(tensors=tensors, config=config, **{name: metadata.get(name) for name in names})
 
 
 def build_config(kind: type[C], fields: Mapping[str, Any], *, where: str) -> C:

@@ -5,6 +5,7 @@ Source: github.com/bytetriper/RAE, src/stage1/rae.py; arXiv 2510.11690, section 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, Protocol, cast
 
 import torch
@@ -36,7 +37,7 @@ class RAE(nn.Module):
 
     Raises:
         ConfigError: The decoder reads another width, the statistics are of another encoder, or there is no native
-            decoder.
+            decoder, or not for this tap.
     """
 
     def __init__(
@@ -57,6 +58,12 @@ class RAE(nn.Module):
                     f"'{info.name}' has no decoder of its own",
                     where="decoder: native",
                     fix="train one: decoder: rae",
+                )
+            if tap is not None and replace(tap, prefix=False) != info.latent_tap:
+                raise ConfigError(
+                    f"the decoder of '{info.name}' reads its latents at {info.latent_tap}, not at {tap}",
+                    where="decoder: native",
+                    fix="leave the tap out, or train a decoder: decoder: rae",
                 )
         elif decoder.config.latent_dim != info.dim:
             raise ConfigError(

@@ -12,7 +12,7 @@ import torch
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.paths import cache_dir
-from ovbench.encoders.base import Encoder
+from ovbench.encoders.base import Encoder, EncoderInfo
 from ovbench.encoders.registry import EncoderSpec, load_encoder, with_options
 from ovbench.harness.generation.config import Stage2Config
 from ovbench.harness.generation.decoder_config import DecoderConfig, square_side
@@ -193,14 +193,14 @@ def _say_what_has_no_effect(setting: Setting) -> None:
 def encoder_for(spec: EncoderSpec, recipe: GenerationRecipe, *, device: str, dtype: Any) -> Encoder:
     """Returns the encoder at the input size that makes the recipe's grid; a size that the user asked for stays.
 
-    An encoder that decodes its own latents reads the pictures as they are, and its latents are folded to the grid.
+    A VAE reads the pictures as they are, and its latents are folded to the grid: see `input_px`.
 
     Raises:
         ConfigError: It cannot make that grid.
     """
     encoder = load_encoder(spec, device=device, dtype=dtype)
     info = encoder.info
-    side = recipe.data.image_px if info.supports_decode else recipe.grid * info.patch_px
+    side = input_px(info, recipe)
     if "size" not in spec.options and info.input.size != (side, side):
         try:
             encoder = load_encoder(with_options(spec, size=str(side)), device=device, dtype=dtype)
@@ -217,6 +217,19 @@ def encoder_for(spec: EncoderSpec, recipe: GenerationRecipe, *, device: str, dty
     return encoder
 
 
+def is_finer(info: EncoderInfo, recipe: GenerationRecipe) -> bool:
+    """Whether an encoder that decodes its latents makes more tokens of the recipe's pictures than the grid has: a VAE.
+
+    Its latents are folded to the grid. OpenVision 3's own decoder reads tokens of the grid, and nothing is folded.
+    """
+    return info.supports_decode and recipe.grid * info.patch_px < recipe.data.image_px
+
+
+def input_px(info: EncoderInfo, recipe: GenerationRecipe) -> int:
+    """Returns the input side in pixels that makes the recipe's grid, or that of the pictures where tokens are finer."""
+    return recipe.data.image_px if is_finer(info, recipe) else recipe.grid * info.patch_px
+
+
 def _is_native(encoder: Encoder, recipe: GenerationRecipe, options: GenerationOptions) -> bool:
     kind = recipe.decoder.kind
     if kind == "native" and not encoder.info.supports_decode:
@@ -224,6 +237,13 @@ def _is_native(encoder: Encoder, recipe: GenerationRecipe, options: GenerationOp
     native = kind == "native" or (kind == "auto" and encoder.info.supports_decode)
     if native and options.decoder is not None:
         raise ConfigError(f"{encoder.info.name} decodes its own latents", where="--decoder", fix="leave --decoder out")
+    px, wanted = encoder.info.input.size, recipe.data.image_px
+    if native and px != (wanted, wanted):
+        raise ConfigError(
+            f"{encoder.info.name} decodes to {px[0]} x {px[1]} pixels, and the protocol's pictures have {wanted}",
+            where="--encoder …?size=",
+            fix=f"use size={wanted}, or a protocol with decoder.kind rae, which trains a decoder of the right size",
+        )
     return native
 
 
@@ -233,7 +253,7 @@ def _networks(
     """Returns fold, second stage, guide and decoder for an encoder's latents."""
     channels, side = encoder.info.dim, encoder.info.grid[0]
     fold = 1
-    if encoder.info.supports_decode and side > recipe.grid:
+    if is_finer(encoder.info, recipe) and side > recipe.grid:
         if side % recipe.grid:
             raise ConfigError(
                 f"{side} x {side} cells cannot be folded to {recipe.grid} x {recipe.grid}", where="--encoder …?size="

@@ -194,6 +194,8 @@ def _encoder(request: PretrainRequest, reporter: Reporter, train: Sprites, test:
         vae_weights=(request.vae or asset("encoders/vae-mini.safetensors")) if needs_vae else None,
         phase_progress=reporter.step,
     )
+    if result.decoder is not None:
+        log.info("the decoder that was trained together with these tokens: %s", result.decoder)
     figures = {f"probe_{name}": value for name, value in result.probes.items()}
     for phase in recipe.phases:  # stages have different captions, so their losses are not one curve
         rows = [row for row in result.log if row["stage"] == phase.name]

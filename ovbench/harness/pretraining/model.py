@@ -1,4 +1,4 @@
-"""The networks that exist only while an encoder is trained: text encoder, caption decoder, reconstruction decoder."""
+"""The networks that an encoder is trained with: text encoder and caption decoder, which are not kept, and the rest."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ovbench.encoders.modeling.vit import MLP, Attention, Block, OpenVisionViT, ViTConfig, attend, sincos_positions
+from ovbench.encoders.modeling.reconstruction_decoder import ReconstructionDecoder
+from ovbench.encoders.modeling.vit import MLP, Attention, Block, OpenVisionViT, ViTConfig, attend
 from ovbench.harness.pretraining.config import ObjectiveConfig, PretrainRecipe, TextConfig, TrunkConfig
 
 _EPS = 1e-6
@@ -106,31 +107,6 @@ class CaptionDecoder(nn.Module):
         for block in self.blocks:
             x = block(x, memory, mask)
         return self.ln_post(x) @ self.embedding.weight.T
-
-
-class ReconstructionDecoder(nn.Module):
-    """ViT with patch 1 and a linear layer: visual tokens → VAE latents (arXiv 2601.15369v2 §3.2)."""
-
-    def __init__(self, trunk: ViTConfig, layers: int) -> None:
-        super().__init__()
-        width = trunk.width
-        self.patch_size, self.channels = trunk.patch_size, trunk.in_channels
-        self.positions = nn.Parameter(sincos_positions(width, trunk.grid), requires_grad=False)
-        self.input = nn.Linear(width, width)
-        self.blocks = nn.ModuleList(Block(width, trunk.heads, 4 * width, _EPS) for _ in range(layers))
-        self.ln_post = nn.LayerNorm(width, eps=_EPS)
-        self.output = nn.Linear(width, trunk.in_channels * trunk.patch_size**2)
-
-    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Turns tokens [B, N, C] of a square grid into latents [B, Z, S, S]."""
-        rows = self.positions if positions is None else self.positions[positions]
-        x = self.input(tokens) + rows
-        for block in self.blocks:
-            x = block(x)
-        x = self.output(self.ln_post(x))
-        side, patch = math.isqrt(tokens.shape[1]), self.patch_size
-        x = x.view(len(x), side, side, self.channels, patch, patch).permute(0, 3, 1, 4, 2, 5)
-        return x.reshape(len(x), self.channels, side * patch, side * patch)
 
 
 class Pretrainer(nn.Module):

@@ -1,9 +1,9 @@
-"""Trains an encoder with its own objective, in two stages, and writes the trunk's weights."""
+"""Trains an encoder with its own objective, in two stages, and writes the weights of trunk and pixel decoder."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ovbench._base.errors import ConfigError
 from ovbench._base.seeding import derive, torch_generator
 from ovbench.encoders.modeling.frontend import load_frontend
 from ovbench.encoders.modeling.frozen import weights_digest
+from ovbench.encoders.modeling.reconstruction_decoder import ReconstructionDecoder
 from ovbench.encoders.modeling.vae_base import FrontEnd
 from ovbench.encoders.modeling.vit import OpenVisionViT
 from ovbench.harness.checkpoint import save_tensors
@@ -34,6 +35,7 @@ class PretrainResult:
     """What training an encoder leaves behind."""
 
     weights: Path  # safetensors in bfloat16, architecture in the header
+    decoder: Path | None  # of the reconstruction branch, likewise; None where the recipe has none
     probes: dict[str, float]  # class and colour accuracy of the stored weights
     log: list[dict[str, Any]]  # loss rows of all stages, with the stage's name
 
@@ -80,7 +82,7 @@ def pretrain(
         phase_progress: Stage name → where its progress goes.
 
     Returns:
-        Where the weights are, their probe figures, and the loss log.
+        Where the weights are (of the trunk, and of a reconstruction branch), their probe figures, and the loss log.
 
     Raises:
         ConfigError: The recipe is not one for the garment world.
@@ -142,4 +144,14 @@ def pretrain(
     if vae is not None:
         metadata["vae"] = weights_digest(vae)
     save_tensors(weights, stored, metadata)
-    return PretrainResult(weights=weights, probes=probes, log=log)
+    decoder = None
+    if recipe.objective.omega_rec > 0:
+        decoder = folder / f"{recipe.name}-mini-decoder.safetensors"
+        _save_decoder(decoder, model.decoder, {**metadata, "trunk": weights_digest(visual)})
+    return PretrainResult(weights=weights, decoder=decoder, probes=probes, log=log)
+
+
+def _save_decoder(path: Path, decoder: ReconstructionDecoder, metadata: Mapping[str, str]) -> None:
+    """Writes the reconstruction branch in bfloat16, with what it belongs to in its header."""
+    stored = {key: value.to(torch.bfloat16) for key, value in decoder.state_dict().items()}
+    save_tensors(path, stored, {**metadata, "config": json.dumps(decoder.describe())})

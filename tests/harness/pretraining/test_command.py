@@ -35,6 +35,8 @@ def test_smoke_training_learns_and_its_weights_load(tmp_path: Path, recipe: str,
     assert written["command"] == f"ovbench pretrain --recipe {recipe} --protocol mini --seed 0 --smoke"
     assert written["sha256"] == note["sha256"]
     assert written["figures"]["probe_class"] > 0.125
+    decoder = Path(note["weights"]).with_name(f"{recipe}-mini-decoder.safetensors")
+    assert decoder.is_file() == (recipe == "ovis3")
     encoder = load_encoder(f"{recipe}/mini:{note['weights']}")
     assert encoder.info.weights_digest != load_encoder(f"{recipe}/mini").info.weights_digest
 
