@@ -23,7 +23,7 @@ def make_picture_record(job: Job, outcome: Outcome, *, began: float) -> RunRecor
         outcome: Its scores, steps and figures.
         began: Seconds since the epoch.
     """
-    encoder = outcome.setting.encoder
+    encoder, decoder = outcome.setting.encoder, "native" if outcome.setting.native else "rae"
     return RunRecord.new(
         suite=job.suite,
         seed=job.seed,
@@ -31,7 +31,7 @@ def make_picture_record(job: Job, outcome: Outcome, *, began: float) -> RunRecor
         encoder=encoder_record(job, encoder, encoder.info.latent_tap),
         protocol=_protocol(job, outcome),
         tasks=tuple(_task(scores) for scores in outcome.scores),
-        metrics=tuple(value for scores in outcome.scores for value in _values(scores)),
+        metrics=tuple(value for scores in outcome.scores for value in _values(scores, decoder)),
         steps=tuple(step_record(step) for step in outcome.steps),
         measurements=_measurements(outcome),
         environment=environment_of(job, encoder.info.dtype),
@@ -84,7 +84,7 @@ def _task(scores: PictureScores) -> TaskRecord:
     )
 
 
-def _values(scores: PictureScores) -> list[MetricValue]:
+def _values(scores: PictureScores, decoder: str) -> list[MetricValue]:
     return [
         MetricValue(
             task=scores.task.name,
@@ -97,7 +97,7 @@ def _values(scores: PictureScores) -> list[MetricValue]:
             n=entry.score.n,
             low=entry.score.interval.low,
             high=entry.score.interval.high,
-            interval=f"{entry.score.interval.method}; {entry.how}",
+            interval=f"{entry.score.interval.method}; {entry.how}; decoder {decoder}",
             reason=entry.score.reason,
         )
         for group, found in scores.by_group.items()

@@ -158,7 +158,7 @@ class GenerationRun:
             extractor=extractor,
             data_digest=setting.test.digest,
             num_pictures=setting.test.num_pictures,
-            scorer=f"{_scorer(task, extractor, setting)}, {setting.sampling.quantise} to 8 bits",
+            scorer=f"{_scorer(task, extractor)}, {setting.sampling.quantise} to 8 bits",
             groups=(),
             by_group={None: _read_scores(path / SCORES)["scores"]},
         )
@@ -219,7 +219,7 @@ class GenerationRun:
             extractor=extractor,
             data_digest=digest,
             num_pictures=setting.sampling.num_samples,
-            scorer=f"{_scorer(task, extractor, setting)}, {self._sampler_words()}",
+            scorer=f"{_scorer(task, extractor)}, {self._sampler_words()}",
             groups=groups,
             by_group=by_group,
         )
@@ -260,9 +260,9 @@ class GenerationRun:
         save_sheet(path, images, columns, zoom=zoom_for(self.setting.recipe.data.image_px) // 2 or 1)
 
 
-def _scorer(task: PictureTask, extractor: Extractor, setting: Setting) -> str:
-    info, decoder = extractor.info, "native" if setting.native else "rae"
-    return f"{task.mode}, {info.network} {info.weights_sha256[:8]}, resize {info.resize}, decoder {decoder}"
+def _scorer(task: PictureTask, extractor: Extractor) -> str:
+    info = extractor.info
+    return f"{task.mode}, {info.network} {info.weights_sha256[:8]}, resize {info.resize}"
 
 
 def _read_scores(path: Path) -> dict[str, list[TaskScore]]:

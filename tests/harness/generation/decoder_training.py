@@ -41,6 +41,9 @@ class Memory:
         self.digest = f"{count} of {side}"
         self._pixels = (255 * pictures(count, side)).round().byte().permute(0, 2, 3, 1).numpy()
 
+    def prepare(self, *, rank: int = 0, num_ranks: int = 1) -> None:
+        del rank, num_ranks
+
     def labels(self, indices: Sequence[int]) -> NDArray[np.int64]:
         return np.array(indices, dtype=np.int64) % 2
 

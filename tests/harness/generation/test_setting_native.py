@@ -11,7 +11,6 @@ from ovbench.encoders.registry import load_encoder, parse_encoder
 from ovbench.harness.forecast import encoder_cost
 from ovbench.harness.generation.latent_stats import compute_stats
 from ovbench.harness.generation.options_config import GenerationOptions
-from ovbench.harness.generation.pipeline import _scorer
 from ovbench.harness.generation.rae import RAE
 from ovbench.harness.generation.recipe_config import GenerationRecipe, read_recipe
 from ovbench.harness.generation.setting import Setting, encoder_for, open_setting
@@ -130,11 +129,3 @@ def test_native_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) 
 def test_native_pictures_of_another_size_than_the_protocols_are_refused(native: str, text: str) -> None:
     with pytest.raises(ConfigError, match="decodes to 64 x 64 pixels, and the protocol's pictures have 32"):
         open_setting(job(f"{native if text == 'native' else text}&size=64"))
-
-
-def test_the_scorer_says_which_decoder_made_the_pictures(setting: Setting) -> None:
-    task = setting.tasks[0]
-    extractor = setting.extractors[task.extractor]
-    assert _scorer(task, extractor, setting).endswith(", decoder native")
-    other = open_setting(job("ovis3/mini"))
-    assert _scorer(task, extractor, other).endswith(", decoder rae")
