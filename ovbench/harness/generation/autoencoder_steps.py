@@ -298,6 +298,7 @@ class AutoencoderSteps:
             num_items=data.num_pictures,
             group_size=_TEST_PASS,
             num_kept=SHEET_PAIRS,
+            num_shown=SHEET_PAIRS,
             extractor=extractor,
             layers=layers,
         )
@@ -342,6 +343,7 @@ class AutoencoderSteps:
             num_items=data.num_pictures,
             group_size=self.group_size,
             num_kept=SHEET_PAIRS,
+            num_shown=SHEET_PAIRS,
             extractor=extractor,
             layers=layers,
         )

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ class Content:
 
     features: FeatureSet
     values: Mapping[str, NDArray[Any]]  # name → [N]
-    images_u8: NDArray[np.uint8]  # [kept, H, W, 3]: the first ones
+    images_u8: NDArray[np.uint8]  # [shown, H, W, 3]: the first ones
+    kept: Callable[[], Iterator[NDArray[np.uint8]]] = field(repr=False)  # all that were kept, a pass at a time
 
 
 def make_parts(
@@ -97,36 +98,65 @@ def make_parts(
 
 
 def read_parts(
-    folder: Path, num_items: int, group_size: int, info: ExtractorInfo, *, layers: Collection[str], scratch: Path
+    folder: Path,
+    num_items: int,
+    group_size: int,
+    info: ExtractorInfo,
+    *,
+    layers: Collection[str],
+    scratch: Path,
+    num_shown: int,
 ) -> Content:
     """Returns what all passes left, in the order of the items.
+
+    Args:
+        folder: Of the files of passes.
+        num_items: As in `make_parts`.
+        group_size: As in `make_parts`.
+        info: Of the extractor.
+        layers: Of its layers.
+        scratch: Where rows of features lie while they are used.
+        num_shown: So many pictures are held in memory, at most; `kept` reads the others when they are wanted.
 
     Raises:
         DataError: A pass is missing or damaged.
     """
+    passes = list(enumerate(groups(range(num_items), group_size)))
     found = FeatureAccumulator(info, num_items, keep=layers, folder=scratch)
     values: dict[str, list[NDArray[Any]]] = {}
     images: list[NDArray[np.uint8]] = []
-    for number, group in enumerate(groups(range(num_items), group_size)):
-        path = folder / f"pass-{number:06d}.npz"
-        arrays = _read(path, group)
-        if arrays is None:
-            raise DataError(
-                f"'{path.name}' is missing or damaged",
-                where=str(folder),
-                fix="run the same command again: it makes what is missing",
-            )
+    for number, group in passes:
+        arrays = _whole(folder, number, group)
         features = {key.removeprefix(_FEATURES): rows for key, rows in arrays.items() if key.startswith(_FEATURES)}
         found.add(features, group.indices[0])
         for key, part in arrays.items():
             if key.startswith(_VALUES):
                 values.setdefault(key.removeprefix(_VALUES), []).append(part)
-        images.append(arrays[_IMAGES])
+        if not images or group.indices[0] < num_shown:
+            images.append(arrays[_IMAGES][: max(0, num_shown - group.indices[0])])
+
+    def kept() -> Iterator[NDArray[np.uint8]]:
+        for number, group in passes:
+            yield _whole(folder, number, group)[_IMAGES]
+
     return Content(
         features=found.finish(),
         values={name: np.concatenate(parts) for name, parts in values.items()},
         images_u8=np.concatenate(images),
+        kept=kept,
     )
+
+
+def _whole(folder: Path, number: int, group: Group) -> dict[str, NDArray[Any]]:
+    path = folder / f"pass-{number:06d}.npz"
+    arrays = _read(path, group)
+    if arrays is None:
+        raise DataError(
+            f"'{path.name}' is missing or damaged",
+            where=str(folder),
+            fix="run the same command again: it makes what is missing",
+        )
+    return arrays
 
 
 def _packed(arrays: Mapping[str, NDArray[Any]]) -> bytes:

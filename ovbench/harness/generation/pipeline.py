@@ -248,7 +248,7 @@ class GenerationRun:
                 extractor = self.setting.extractors[task.extractor]
                 content = self.sampling.samples(None, extractor, layers_of(task, extractor.info))
                 if self.setting.processes.is_main:
-                    save_samples(folder, content.images_u8, content.values["labels"], self.setting.options.save_format)
+                    save_samples(folder, content.kept(), content.values["labels"], self.setting.options.save_format)
                 return
 
     def _save_sheet(self, path: Path, content: Content) -> None:

@@ -185,6 +185,7 @@ class SamplingSteps:
             num_items=setting.sampling.num_samples,
             group_size=self._group_size(config),
             num_kept=self.num_kept(moment),
+            num_shown=self.num_shown,
             extractor=extractor,
             layers=layers,
         )

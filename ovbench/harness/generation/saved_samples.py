@@ -5,12 +5,15 @@ Contract: a folder of samples appears whole or not at all, and nothing that is t
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ovbench._base.errors import DataError
 from ovbench._base.files import atomic_dir, writing
 from ovbench.harness.generation.options_config import SaveFormat
 from ovbench.harness.generation.sample_folders import check_target
@@ -19,29 +22,50 @@ LABELS, ARCHIVE = "labels.csv", "samples.npz"
 
 
 def save_samples(
-    folder: Path, images_u8: NDArray[np.uint8], labels: NDArray[np.int64], save_format: SaveFormat
+    folder: Path, batches: Iterable[NDArray[np.uint8]], labels: NDArray[np.int64], save_format: SaveFormat
 ) -> None:
-    """Writes samples into a new folder.
+    """Writes samples into a new folder, without holding more than a batch of them.
 
     png: `000000.png` … by number, and `labels.csv` (index, label). npz: `samples.npz` with `arr_0` uint8 [N, H, W, 3]
     and `arr_1` int64 [N], as in the files of github.com/openai/guided-diffusion.
 
     Args:
         folder: Made here.
-        images_u8: [N, H, W, 3], by number.
-        labels: Classes, [N].
+        batches: uint8 [B, H, W, 3], by number.
+        labels: Classes of all, [N].
         save_format: png or npz.
 
     Raises:
         ConfigError: The folder is there, or cannot be written; nothing is left behind then.
+        DataError: There are more or fewer pictures than classes.
     """
-    assert len(images_u8) == len(labels), "every sample has a class"
     check_target(folder)
     with atomic_dir(folder) as temporary, writing(folder):
-        if save_format == "npz":
-            np.savez(temporary / ARCHIVE, arr_0=images_u8, arr_1=labels.astype(np.int64))
-            return
-        for number, image in enumerate(images_u8):
-            Image.fromarray(image).save(temporary / f"{number:06d}.png")
-        rows = "".join(f"{number},{label}\n" for number, label in enumerate(labels.tolist()))
-        (temporary / LABELS).write_text(f"index,label\n{rows}", encoding="utf-8")
+        write = _write_npz if save_format == "npz" else _write_pngs
+        if (count := write(temporary, batches, labels.astype(np.int64))) != len(labels):
+            raise DataError(f"{count} pictures have {len(labels)} classes", where=str(folder))
+
+
+def _write_pngs(folder: Path, batches: Iterable[NDArray[np.uint8]], labels: NDArray[np.int64]) -> int:
+    number = 0
+    for image in (image for batch in batches for image in batch):
+        Image.fromarray(image).save(folder / f"{number:06d}.png")
+        number += 1
+    rows = "".join(f"{place},{label}\n" for place, label in enumerate(labels.tolist()))
+    (folder / LABELS).write_text(f"index,label\n{rows}", encoding="utf-8")
+    return number
+
+
+def _write_npz(folder: Path, batches: Iterable[NDArray[np.uint8]], labels: NDArray[np.int64]) -> int:
+    count = 0
+    with zipfile.ZipFile(folder / ARCHIVE, "w", zipfile.ZIP_STORED) as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as stream:
+            for batch in batches:
+                if count == 0:  # the shape of all stands in front
+                    header = {"descr": "|u1", "fortran_order": False, "shape": (len(labels), *batch.shape[1:])}
+                    np.lib.format.write_array_header_1_0(stream, header)
+                stream.write(np.ascontiguousarray(batch).data)
+                count += len(batch)
+        with archive.open("arr_1.npy", "w") as stream:
+            np.lib.format.write_array(stream, labels, allow_pickle=False)
+    return count

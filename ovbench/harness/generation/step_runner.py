@@ -98,6 +98,7 @@ class StepRunner:
         num_items: int,
         group_size: int,
         num_kept: int,
+        num_shown: int,
         extractor: Extractor,
         layers: Sequence[str],
     ) -> Content:
@@ -121,7 +122,9 @@ class StepRunner:
 
         path = self.obtain(step, label, parents, build).path / "passes"
         scratch = cache_dir() / "scratch"
-        return read_parts(path, num_items, group_size, extractor.info, layers=layers, scratch=scratch)
+        return read_parts(
+            path, num_items, group_size, extractor.info, layers=layers, scratch=scratch, num_shown=num_shown
+        )
 
     def move(self, source: Path, target: Path) -> None:
         """Moves a finished folder; the main process does, when all are done with it."""

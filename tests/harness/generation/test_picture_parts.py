@@ -48,7 +48,8 @@ def parts(folder: Path, made: Callable[[Group], Made] = make, **changes: Any) ->
 
 
 def read(folder: Path) -> Content:
-    return read_parts(folder, COUNT, SIZE, toy_extractor().info, layers=LAYERS, scratch=folder.parent / "scratch")
+    scratch = folder.parent / "scratch"
+    return read_parts(folder, COUNT, SIZE, toy_extractor().info, layers=LAYERS, scratch=scratch, num_shown=KEPT)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

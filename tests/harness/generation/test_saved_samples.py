@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovbench._base.errors import ConfigError
+from ovbench._base.errors import ConfigError, DataError
 from ovbench.harness.generation.saved_samples import save_samples
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
@@ -16,7 +16,7 @@ LABELS = np.array([2, 0, 1])
 
 
 def test_pngs_are_named_by_number_and_their_classes_are_in_a_table(tmp_path: Path) -> None:
-    save_samples(tmp_path / "s", IMAGES, LABELS, "png")
+    save_samples(tmp_path / "s", [IMAGES[:2], IMAGES[2:]], LABELS, "png")
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == [
         "000000.png", "000001.png", "000002.png", "labels.csv",
     ]  # fmt: skip
@@ -26,7 +26,7 @@ def test_pngs_are_named_by_number_and_their_classes_are_in_a_table(tmp_path: Pat
 
 
 def test_the_archive_has_the_arrays_of_adms_files(tmp_path: Path) -> None:
-    save_samples(tmp_path / "s", IMAGES, LABELS, "npz")
+    save_samples(tmp_path / "s", [IMAGES[:2], IMAGES[2:]], LABELS, "npz")
     with np.load(tmp_path / "s" / "samples.npz", allow_pickle=False) as arrays:
         assert list(arrays) == ["arr_0", "arr_1"]
         np.testing.assert_array_equal(arrays["arr_0"], IMAGES)
@@ -38,7 +38,7 @@ def test_nothing_that_appeared_meanwhile_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "mine.txt").write_text("mine")
     with pytest.raises(ConfigError, match="is there already"):
-        save_samples(tmp_path / "s", IMAGES, LABELS, "png")
+        save_samples(tmp_path / "s", [IMAGES[:2], IMAGES[2:]], LABELS, "png")
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["mine.txt"]
 
 
@@ -54,6 +54,13 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Image.Image, "save", second_fails)
     with pytest.raises(ConfigError, match="no space left") as error:
-        save_samples(tmp_path / "s", IMAGES, LABELS, "png")
+        save_samples(tmp_path / "s", [IMAGES[:2], IMAGES[2:]], LABELS, "png")
     assert error.value.fix
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("save_format", ["png", "npz"])
+def test_another_number_of_pictures_than_classes_is_refused(tmp_path: Path, save_format: Any) -> None:
+    with pytest.raises(DataError, match="3 pictures have 2 classes"):
+        save_samples(tmp_path / "s", [IMAGES], LABELS[:2], save_format)
+    assert not (tmp_path / "s").exists()

@@ -43,6 +43,7 @@ def passes(folder: Path, processes: Processes, made: Callable[[Group], Any] = ma
         num_items=COUNT,
         group_size=SIZE,
         num_kept=KEPT,
+        num_shown=KEPT,
         extractor=toy_extractor(),
         layers=LAYERS,
     )
