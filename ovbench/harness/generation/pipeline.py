@@ -109,6 +109,15 @@ class GenerationRun:
         outcome.throughput, outcome.evaluations = self.runner.throughput, self.sampling.evaluations
         return outcome
 
+    def steps(self) -> list[Step]:
+        """Returns every step of the run in order, the scores of all tasks among them, and makes none of them."""
+        for task in self.setting.tasks:
+            if task.kind == "generation":
+                self._generation_step(task)
+            else:
+                self._reconstruction_step(task)
+        return list(({step.key: step for step in self.autoencoder.steps} | self._closure).values())
+
     def _scores_step(self, task: PictureTask, parents: tuple[Step, ...], **inputs: Any) -> Step:
         for parent in parents:
             self._closure[parent.key] = parent
@@ -123,13 +132,18 @@ class GenerationRun:
 
     # --- reconstruction ----------------------------------------------------------------------------------------------
 
-    def _reconstruction(self, task: PictureTask, outcome: Outcome) -> PictureScores:
-        setting, extractor = self.setting, self.setting.extractors[task.extractor]
+    def _reconstruction_step(self, task: PictureTask) -> Step:
+        extractor = self.setting.extractors[task.extractor]
         layers = layers_of(task, extractor.info)
         parents = (
             self.autoencoder.test_features_step(extractor, layers),
             self.autoencoder.reconstruction_step(extractor, layers),
         )
+        return self._scores_step(task, parents)
+
+    def _reconstruction(self, task: PictureTask, outcome: Outcome) -> PictureScores:
+        setting, extractor = self.setting, self.setting.extractors[task.extractor]
+        layers = layers_of(task, extractor.info)
 
         def build(out: Path, work: Path, progress: Progress) -> None:
             del work
@@ -150,7 +164,7 @@ class GenerationRun:
             save_sheet(out / PAIRS_SHEET, pairs, len(made.images_u8), zoom=zoom_for(setting.test.side_px))
             progress(2, 2)
 
-        step = self._scores_step(task, parents)
+        step = self._reconstruction_step(task)
         path = self.runner.obtain(step, f"scores ({task.name})", (), build).path
         outcome.files[PAIRS_SHEET] = path / PAIRS_SHEET
         return PictureScores(
@@ -170,16 +184,27 @@ class GenerationRun:
         """Moments of training that are scored beside its end; given weights have none."""
         return () if self.setting.options.dit is not None else (UNTRAINED, *self.setting.recipe.dit.probes)
 
+    def _compared_digest(self, task: PictureTask) -> str:
+        reference = self.setting.options.reference if task.reference == "adm" else None
+        return self.setting.test.digest if reference is None else file_sha256(reference)
+
+    def _generation_step(self, task: PictureTask) -> Step:
+        setting, extractor = self.setting, self.setting.extractors[task.extractor]
+        layers = layers_of(task, extractor.info)
+        samples = [self.sampling.samples_step(moment, extractor, layers) for moment in (None, *self._moments)]
+        from_file = task.reference == "adm" and setting.options.reference is not None
+        compared = () if from_file else (self.autoencoder.test_features_step(extractor, layers),)
+        return self._scores_step(
+            task,
+            (self.sampling.dit_step, *samples, *compared),
+            reference=self._compared_digest(task),
+            seed=setting.job.seed,
+        )
+
     def _generation(self, task: PictureTask, outcome: Outcome) -> PictureScores:
         setting, extractor = self.setting, self.setting.extractors[task.extractor]
         layers = layers_of(task, extractor.info)
-        steps = {moment: self.sampling.samples_step(moment, extractor, layers) for moment in (None, *self._moments)}
-        reference = setting.options.reference if task.reference == "adm" else None
-        if reference is None:
-            digest = setting.test.digest
-            compared = (self.autoencoder.test_features_step(extractor, layers),)
-        else:
-            digest, compared = file_sha256(reference), ()
+        digest = self._compared_digest(task)
 
         def build(out: Path, work: Path, progress: Progress) -> None:
             del work
@@ -203,9 +228,7 @@ class GenerationRun:
             write_json(out / SCORES, found)
             self._save_sheet(out / SAMPLES_SHEET, contents[None])
 
-        step = self._scores_step(
-            task, (self.sampling.dit_step, *steps.values(), *compared), reference=digest, seed=setting.job.seed
-        )
+        step = self._generation_step(task)
         path = self.runner.obtain(step, f"scores ({task.name})", (), build).path
         outcome.files[SAMPLES_SHEET] = path / SAMPLES_SHEET
         stored = _read_scores(path / SCORES)
