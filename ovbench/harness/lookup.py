@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
 
 from ovbench.encoders.registry import EncoderSpec
 from ovbench.harness.events import Reporter
-from ovbench.harness.generation.picture_tasks import layers_of
 from ovbench.harness.generation.pipeline import GenerationRun
 from ovbench.harness.plan import Job
 from ovbench.harness.planning import Forecast
 from ovbench.harness.steps import Step, StepCache
 from ovbench.harness.understanding.pipeline import MAIN, UnderstandingRun
-from ovbench.tasks.pictures import PictureTask
 from ovbench.tasks.sources import load_data
 
 
@@ -46,7 +43,7 @@ def steps_of(job: Job, cache: StepCache) -> list[Step]:
     """Returns the steps of a run with their keys; see `look_up`."""
     if job.suite == "understanding":
         return _understanding_steps(UnderstandingRun(job, cache, Reporter(job.name)))
-    return _picture_steps(GenerationRun(job, cache, Reporter(job.name)))
+    return GenerationRun(job, cache, Reporter(job.name)).steps()
 
 
 def _understanding_steps(run: UnderstandingRun) -> list[Step]:
@@ -57,23 +54,4 @@ def _understanding_steps(run: UnderstandingRun) -> list[Step]:
         for control in (MAIN, *run.section["controls"]):
             if control != "shuffled" or len(data.image_ids) > 1:
                 steps.append(run._answers_step(spec, data, control))
-    return steps
-
-
-def _picture_steps(run: GenerationRun) -> list[Step]:
-    steps = list(run.autoencoder.steps)
-    for task in (cast(PictureTask, task) for task in run.setting.tasks):
-        extractor = run.setting.extractors[task.extractor]
-        layers = layers_of(task, extractor.info)
-        originals = run.autoencoder.test_features_step(extractor, layers)
-        if task.kind == "reconstruction":
-            made = run.autoencoder.reconstruction_step(extractor, layers)
-            steps += [originals, made, run._scores_step(task, (originals, made))]
-            continue
-        assert task.reference == "test", "a run against a file of statistics has no forecast of its cache"
-        samples = [run.sampling.samples_step(moment, extractor, layers) for moment in (None, *run._moments)]
-        scores = run._scores_step(
-            task, (*samples, originals), reference=run.setting.test.digest, seed=run.setting.job.seed
-        )
-        steps += [run.sampling.dit_step, *samples, originals, scores]
     return steps

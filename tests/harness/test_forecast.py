@@ -164,6 +164,18 @@ def test_cached_steps_are_those_that_a_run_left(tmp_path: Path, monkeypatch: pyt
     assert (other["latents"], other["decoder"]) == (True, False)
 
 
+def test_every_step_of_a_finished_generation_run_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVBENCH_CACHE", str(tmp_path / "cache"))
+    made = run_job(job_of(MINI)).record
+    steps = steps_of(job_of(MINI), StepCache(tmp_path / "cache"))
+    assert {step.key for step in steps} == {step.key for step in made.steps}
+    planned = ahead(MINI, tmp_path)
+    assert {step.name: step.cached for step in planned.steps} == dict.fromkeys(
+        ("latents", "latent_stats", "decoder", "dit", "samples", "features", "scores"), True
+    )
+    assert planned.flops == 0
+
+
 def test_step_of_the_understanding_suite_is_looked_up(tmp_path: Path) -> None:
     request = replace(MINI, suite="understanding")
     cache = StepCache(tmp_path / "cache")
