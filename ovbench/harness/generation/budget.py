@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
+
 from ovbench.harness.generation.config import Stage2Config, preset
 from ovbench.harness.generation.cost import (
     decoder_flops,
@@ -22,6 +24,7 @@ from ovbench.harness.generation.cost import (
 from ovbench.harness.generation.decoder_config import DecoderConfig
 from ovbench.harness.generation.flops import forward_flops
 from ovbench.harness.generation.flow_config import SamplingConfig
+from ovbench.harness.generation.guidance import in_interval
 from ovbench.harness.generation.recipe_config import GenerationRecipe
 from ovbench.harness.generation.solvers import TABLEAUS, is_adaptive, time_grid
 from ovbench.harness.planning import PlannedStep, Precision, Work
@@ -94,13 +97,14 @@ def guided_evaluations(sampler: SamplingConfig, shift: float) -> tuple[int, int]
     """
     if is_adaptive(sampler.method):
         return None
-    nodes, (low, high) = TABLEAUS[sampler.method].nodes, sampler.guidance.interval
-    times = [
-        float(start + node * (end - start)) if node < 1.0 else float(end)
-        for start, end in pairwise(time_grid(sampler.grid, sampler.num_steps, shift))
-        for node in nodes
-    ]
-    guided = sum(low <= time <= high for time in times) if sampler.guidance.active else 0
+    times = torch.stack(
+        [
+            start + node * (end - start) if node < 1.0 else end
+            for start, end in pairwise(time_grid(sampler.grid, sampler.num_steps, shift))
+            for node in TABLEAUS[sampler.method].nodes
+        ]
+    )
+    guided = int(in_interval(times, sampler.guidance.interval).sum()) if sampler.guidance.active else 0
     return len(times), guided
 
 

@@ -107,6 +107,22 @@ def test_evaluations_are_counted_by_method_grid_and_interval(sampler: SamplingCo
     assert guided_evaluations(sampler, 1.0) == counts
 
 
+@pytest.mark.parametrize(
+    ("interval", "shift", "guided"),
+    [
+        ((0.0, 1.0), 2.449489742783178, 5),  # this shift takes the time 1 to 1.0000001
+        ((0.1, 0.8), 1.0, 4),  # in float32 0.8 is a little more
+    ],
+)
+def test_ends_of_the_interval_are_guided_as_the_sampler_guides_them(
+    interval: tuple[float, float], shift: float, guided: int
+) -> None:
+    sampler = SamplingConfig(
+        num_steps=5, grid="full", guidance=GuidanceConfig(kind="cfg", scale=2.0, interval=interval)
+    )
+    assert guided_evaluations(sampler, shift) == (5, guided)
+
+
 def test_a_solver_that_chooses_its_steps_is_not_counted_and_says_so() -> None:
     recipe = recipe_of("rae-imagenet256-80ep")
     sampling = replace(recipe.sampling, sampler=replace(recipe.sampling.sampler, method="dopri5"))
