@@ -14,7 +14,7 @@ import torch
 
 from ovbench._base.errors import ConfigError, OvbenchError
 from ovbench.encoders.base import Encoder, EncoderInfo
-from ovbench.encoders.modeling.measure import Flops, _counted, _without_weights, count_flops
+from ovbench.encoders.modeling.measure import Flops, count_flops, counted_flops, without_weights
 from ovbench.encoders.registry import EncoderSpec, load_encoder, with_options
 from ovbench.harness.generation.budget import Budget, EncoderCost
 from ovbench.harness.generation.budget_forecast import generation_forecast, reconstruction_forecast
@@ -76,9 +76,9 @@ def look_ahead(request: PlanRequest, *, runs: Path, cache: Path) -> Outlook:
             if value is not None:
                 raise ConfigError(f"it needs --suite generation, got '{request.suite}'", where=flag)
     guidance = None if request.guidance is None else parse_guidance(request.guidance)
-    guide_given = guidance is None or guidance.kind != "auto"
+    wants_guide = guidance is not None and guidance.kind == "auto"
     # Autoguidance needs weights, which a plan does not: it only has no keys then.
-    options = GenerationOptions(num_samples=request.num_samples, guidance=guidance if guide_given else None)
+    options = GenerationOptions(num_samples=request.num_samples, guidance=None if wants_guide else guidance)
     plan = plan_runs(
         encoders=request.encoders,
         suite=request.suite,
@@ -100,7 +100,7 @@ def look_ahead(request: PlanRequest, *, runs: Path, cache: Path) -> Outlook:
     for same in jobs.values():
         forecast = _understanding(same) if request.suite == "understanding" else _pictures(same, guidance)
         forecast = _with_times(forecast, measured(store, same[0]))
-        if is_embedded(same[0].encoder) and same[0].protocol.variants == "mini" and guide_given:
+        if is_embedded(same[0].encoder) and same[0].protocol.variants == "mini" and not wants_guide:
             forecast = look_up(forecast, same, StepCache(cache))
         else:
             note = "which steps are cached was not looked up: their keys need the weights of the encoder"
@@ -196,7 +196,7 @@ def sized(spec: EncoderSpec) -> Size:
     try:
         if spec.variant.origin in ("embedded", "untrained"):  # small, also where a file of `ovbench pretrain` is named
             return _size_of(load_encoder(spec))
-        with _without_weights():
+        with without_weights():
             return _size_of(load_encoder(with_options(spec, weights="random:0")))
     except OvbenchError:
         raise
@@ -214,7 +214,7 @@ def _size_of(encoder: Encoder) -> Size:
     own: int | None = None
     if encoder.info.supports_decode:
         latents = torch.zeros(1, encoder.info.dim, *encoder.info.grid)
-        own = _counted(lambda: cast(Any, encoder).decode(latents))
+        own = counted_flops(lambda: cast(Any, encoder).decode(latents))
     return Size(info=encoder.info, flops=count_flops(encoder), decode_flops=own)
 
 

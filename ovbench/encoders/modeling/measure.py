@@ -58,16 +58,19 @@ def count_flops(encoder: Encoder) -> Flops:
     frontend = encoder.frontend if isinstance(encoder, TokenEncoder) else getattr(encoder, "vae", None)
     # `features` looks at the values, which tensors on meta do not have.
     run = encoder._run if isinstance(encoder, FrozenEncoder) else encoder.features
-    total = _counted(lambda: run(images, Tap()))
+    total = counted_flops(lambda: run(images, Tap()))
     before = 0
     if isinstance(frontend, FrontEnd):
         device = next(frontend.parameters()).device
-        before = _counted(lambda: frontend.encode(images.to(device) * 2.0 - 1.0))
+        before = counted_flops(lambda: frontend.encode(images.to(device) * 2.0 - 1.0))
     return Flops(network=total - before, frontend=before)
 
 
-def _counted(run: Callable[[], Any]) -> int:
-    """Counts with attention taken apart: fused kernels, and torch's fast path of whole layers, would hide theirs."""
+def counted_flops(run: Callable[[], Any]) -> int:
+    """Returns the operations that torch counts while `run` runs.
+
+    Attention is taken apart: fused kernels, and torch's fast path of whole layers, would hide theirs.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -110,7 +113,8 @@ class _ShapesOnly(TorchFunctionMode):
 
 
 @contextmanager
-def _without_weights() -> Iterator[None]:
+def without_weights() -> Iterator[None]:
+    """Within it networks are built and run without values: every tensor has a shape and a type, and takes no memory."""
     with warnings.catch_warnings(), torch.device("meta"), _ShapesOnly():
         warnings.simplefilter("ignore")  # that tensors without values are not copied or initialised is the point
         yield
@@ -125,7 +129,7 @@ def sketch(spec: EncoderSpec) -> tuple[EncoderInfo, Flops]:
         ConfigError: The family cannot build untrained networks, or an option does not fit.
         DependencyError: A library is not installed.
     """
-    with _without_weights():
+    with without_weights():
         encoder = load_encoder(with_options(spec, weights="random:0"))
         return encoder.info, count_flops(encoder)
 
