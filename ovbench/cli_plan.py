@@ -105,11 +105,11 @@ def _print_network(
     name: str, *, channels: int | None, grid: int | None, patch_px: int | None, json_output: bool
 ) -> None:
     from ovbench._base.errors import ConfigError
-    from ovbench.harness.generation.cost import DECODERS, flops_of, named_network, params_of
+    from ovbench.harness.generation.cost import DECODERS, TRAINING_PASSES, flops_of, network_by_name, params_of
 
     if patch_px is not None and name not in DECODERS:
         raise ConfigError(f"'{name}' makes no pixels", where="--patch-px", fix="leave it out, or name a decoder")
-    config = named_network(
+    config = network_by_name(
         name,
         channels=768 if channels is None else channels,
         grid=16 if grid is None else grid,
@@ -120,7 +120,7 @@ def _print_network(
         print_rows([{"network": name, "num_params": params, "forward_flops": flops}], True)
         return
     row = {"network": name, "parameters": _millions(params), "GFLOP forward": _giga(flops)}
-    print_rows([row | {"GFLOP of a training step": _giga(3 * flops)}], False)
+    print_rows([row | {"GFLOP of a training step": _giga(TRAINING_PASSES * flops)}], False)
 
 
 def _print(forecast: Forecast, gpu: Gpu, gpus: int, mfus: Sequence[float]) -> None:

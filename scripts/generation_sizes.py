@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ovbench.encoders.modeling.sources import seeded
 from ovbench.encoders.preprocess import IMAGENET
 from ovbench.harness.generation.config import DiTDHConfig, Stage2Config, preset
+from ovbench.harness.generation.cost import VGG16_CHANNELS
 from ovbench.harness.generation.decoder import ViTDecoder, unpatchify
 from ovbench.harness.generation.decoder_config import DECODERS, DecoderConfig, DinoConfig, DiscriminatorConfig
 from ovbench.harness.generation.dino import FrozenDino
@@ -26,8 +27,6 @@ from ovbench.harness.metrics.quantise import quantise_01
 
 SEED = 0
 _STD = 0.02  # of weights that begin at 0, without which a new network predicts 0 whatever it computes
-# Convolutions of VGG16's five stages (arXiv 1409.1556, table 1, column D), and their widths in units of the first.
-_VGG = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,12 +179,13 @@ class Perceptual(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.stages = nn.ModuleList()
-        inputs = 3
-        for number, (times, depth) in enumerate(_VGG):
+        inputs, narrowest = 3, VGG16_CHANNELS[0][0]
+        for number, stage in enumerate(VGG16_CHANNELS):
             layers: list[nn.Module] = [nn.MaxPool2d(2)] if number else []
-            for _ in range(depth):
-                layers += [nn.Conv2d(inputs, times * width, 3, padding=1), nn.ReLU()]
-                inputs = times * width
+            for channels in stage:
+                outputs = channels // narrowest * width
+                layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
+                inputs = outputs
             self.stages.append(nn.Sequential(*layers))
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):

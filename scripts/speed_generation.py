@@ -33,32 +33,38 @@ from side_by_side import alternate, skipped
 import ovbench
 from ovbench._base.errors import ConfigError, DataError, OvbenchError
 from ovbench.encoders.modeling.frozen import check_device
+from ovbench.harness.generation.cost import TRAINING_PASSES
 from ovbench.harness.generation.draws import training_draws
 from ovbench.harness.generation.flops import forward_flops
 from ovbench.harness.generation.flow_config import EMAConfig
 from ovbench.harness.generation.schedules import EMA
 from ovbench.harness.generation.transport import transport_loss
+from ovbench.harness.planning import GPUS
 from ovbench.results.provenance import cpu_model
 
 DEFAULT = ("mini", "mid")
-# Dense peaks of tensor cores by device name, FLOP/s: bfloat16, TF32. Source: NVIDIA's data sheets, without sparsity.
-PEAKS: Mapping[str, tuple[float, float]] = MappingProxyType(
+# Names that devices have → names in `GPUS`.
+DEVICES: Mapping[str, str] = MappingProxyType(
     {
-        r"NVIDIA H100 80GB HBM3": (989.4e12, 494.7e12),  # SXM
-        r"NVIDIA H100 PCIe": (756e12, 378e12),
-        r"NVIDIA H200": (989.4e12, 494.7e12),
-        r"NVIDIA A100.*": (312e12, 156e12),
-        r"NVIDIA L40S": (362e12, 183e12),
+        r"NVIDIA H100 80GB HBM3": "h100",  # SXM
+        r"NVIDIA H100 PCIe": "h100-pcie",
+        r"NVIDIA H200": "h200",
+        r"NVIDIA A100.*": "a100",  # those of 40 GB are as fast
+        r"NVIDIA L40S": "l40s",
     }
 )
 _MATMUL = {"cpu": 2048, "cuda": 8192}  # side of the square matrices whose product gives the measured peak
 
 
 def peak_of(device_name: str) -> dict[str, float] | None:
-    """Returns FLOP/s that a GPU can do at most, by precision; None where its name is not in `PEAKS`."""
-    for pattern, (low, full) in PEAKS.items():
+    """Returns FLOP/s that a GPU can do at most, by precision; None where its name is not in `DEVICES`.
+
+    float32 means TF32, as it is measured here.
+    """
+    for pattern, name in DEVICES.items():
         if re.fullmatch(pattern, device_name):
-            return {"bfloat16": low, "float32": full}
+            peak = GPUS[name].peak
+            return {"bfloat16": peak["bfloat16"], "float32": peak["tf32"]}
     return None
 
 
@@ -136,7 +142,7 @@ def throughput(bench: Bench) -> dict[str, Any]:
         }
         for job, batch, cost in (
             ("sampling", size.batch, evaluations * forward),
-            ("training", size.train_batch, 3 * forward),
+            ("training", size.train_batch, TRAINING_PASSES * forward),
         ):
             speed = batch / statistics.median(times[f"{job} {precision}"])
             entry[job] = {

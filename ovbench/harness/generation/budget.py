@@ -14,6 +14,8 @@ import torch
 
 from ovbench.harness.generation.config import Stage2Config, preset
 from ovbench.harness.generation.cost import (
+    FROZEN_PASSES,
+    TRAINING_PASSES,
     decoder_flops,
     decoder_params,
     dino_flops,
@@ -32,8 +34,6 @@ from ovbench.tasks.pictures import PictureTask
 
 IMAGENET_TRAIN, IMAGENET_TEST = 1_281_167, 50_000  # pictures (ILSVRC 2012, arXiv 1409.0575, table 2)
 GUIDE = "dit-dh-s"  # RAE's guide (github.com/bytetriper/RAE, configs/stage2/sampling)
-TRAINING_PASSES = 3  # forward, and twice as much backward
-FROZEN_PASSES = 2  # forward, and backward to the input alone
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,7 +30,11 @@ EXTRACTOR_FLOPS: Mapping[str, int] = MappingProxyType({"inception-tf": 11_426_46
 EXTRACTOR_FEATURES: Mapping[str, int] = MappingProxyType({"inception-tf": 2048, "wardrobe": 64})  # float32 per image
 
 VGG16_PARAMS = 14_714_688  # of its convolutions, which is what LPIPS reads (arXiv 1409.1556, table 1, column D)
-_VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # channels; halved between groups
+# Channels of its convolutions (the same table); pictures are halved between groups.
+VGG16_CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+TRAINING_PASSES = 3  # operations of a training step in forward passes: forward, and twice as much backward
+FROZEN_PASSES = 2  # of a network that learns nothing: forward, and backward to the input alone
 
 TRAINED_BYTES = 4 + 4 + 8 + 4  # per parameter: float32 weight, gradient, AdamW's two moments, moving average
 CHECKPOINT_BYTES = 4 + 8 + 4  # per parameter: weight, moments, moving average
@@ -98,7 +102,7 @@ def vgg16_flops(image_px: int) -> int:
     Source of the architecture: arXiv 1409.1556, table 1, column D. At 256 px: 40.1 GFLOP.
     """
     side, channels, total = image_px, 3, 0
-    for group in _VGG16:
+    for group in VGG16_CHANNELS:
         for width in group:
             total += 2 * 9 * channels * width * side * side
             channels = width
@@ -159,7 +163,7 @@ def latent_bytes(count: int, shape: tuple[int, int, int], dtype: Literal["bfloat
     return count * (2 if flips else 1) * channels * height * width * (4 if dtype == "float32" else 2)
 
 
-def named_network(
+def network_by_name(
     name: str, *, channels: int, grid: int, patch_px: int = 16, where: str = "--network"
 ) -> NetworkConfig:
     """Returns a diffusion transformer or a decoder by name, for latents [channels, grid, grid].

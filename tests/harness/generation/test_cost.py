@@ -28,7 +28,7 @@ from ovbench.harness.generation.cost import (
     heads_flops,
     heads_params,
     latent_bytes,
-    named_network,
+    network_by_name,
     network_params,
     params_of,
     picture_bytes,
@@ -70,7 +70,7 @@ def num_params(module: nn.Module) -> int:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_size_is_the_published_one(name: str) -> None:
-    config = named_network(name, channels=768, grid=16)
+    config = network_by_name(name, channels=768, grid=16)
     params, flops = PUBLISHED[name]
     assert params_of(config) / 1e6 == pytest.approx(params, abs=0.06)
     assert flops_of(config) / 1e9 == pytest.approx(flops, rel=0.002)
@@ -161,7 +161,7 @@ def test_pictures_and_latents_take_what_their_numbers_take() -> None:
 
 def test_unknown_network_is_refused_with_a_suggestion() -> None:
     with pytest.raises(ConfigError, match="unknown network 'dit-dh-x'") as caught:
-        named_network("dit-dh-x", channels=768, grid=16)
+        network_by_name("dit-dh-x", channels=768, grid=16)
     assert "did you mean 'dit-dh-xl'" in caught.value.fix
 
 
@@ -170,7 +170,7 @@ def test_unknown_network_is_refused_with_a_suggestion() -> None:
 )
 def test_sizes_that_cannot_be_are_refused(flag: str, sizes: tuple[int, int, int]) -> None:
     with pytest.raises(ConfigError, match="must be 1 or more") as caught:
-        named_network("vit-b", channels=sizes[0], grid=sizes[1], patch_px=sizes[2])
+        network_by_name("vit-b", channels=sizes[0], grid=sizes[1], patch_px=sizes[2])
     assert caught.value.where == flag
 
 
