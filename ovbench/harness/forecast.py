@@ -19,7 +19,7 @@ from ovbench.encoders.registry import EncoderSpec, load_encoder, with_options
 from ovbench.harness.generation.budget import Budget, EncoderCost
 from ovbench.harness.generation.budget_forecast import generation_forecast, reconstruction_forecast
 from ovbench.harness.generation.flow_config import GuidanceConfig
-from ovbench.harness.generation.options_config import GenerationOptions, parse_guidance
+from ovbench.harness.generation.options_config import GenerationOptions, guidance_text, parse_guidance
 from ovbench.harness.generation.recipe_config import GenerationRecipe, read_recipe
 from ovbench.harness.generation.setting import input_px, is_finer
 from ovbench.harness.lookup import is_embedded, look_up
@@ -27,6 +27,7 @@ from ovbench.harness.plan import ALL, Job, plan_runs
 from ovbench.harness.planning import Forecast, PlannedStep, Precision
 from ovbench.harness.protocols import load_protocol
 from ovbench.harness.steps import StepCache
+from ovbench.results.record import RunRecord
 from ovbench.results.store import RunStore
 from ovbench.tasks.pictures import PictureTask
 
@@ -99,7 +100,8 @@ def look_ahead(request: PlanRequest, *, runs: Path, cache: Path) -> Outlook:
     forecasts: list[Forecast] = []
     for same in jobs.values():
         forecast = _understanding(same) if request.suite == "understanding" else _pictures(same, guidance)
-        forecast = _with_times(forecast, measured(store, same[0]))
+        if not wants_guide:  # what a guide costs depends on its weights
+            forecast = _with_times(forecast, measured(store, same[0]))
         if is_embedded(same[0].encoder) and same[0].protocol.variants == "mini" and not wants_guide:
             forecast = look_up(forecast, same, StepCache(cache))
         else:
@@ -115,7 +117,7 @@ def look_ahead(request: PlanRequest, *, runs: Path, cache: Path) -> Outlook:
 
 def _pictures(jobs: Sequence[Job], guidance: GuidanceConfig | None) -> Forecast:
     job = jobs[0]
-    recipe = read_recipe(job.protocol.section(job.suite), where=f"protocol '{job.protocol.name}', generation")
+    recipe = _recipe(job)
     sampling, options = recipe.sampling, job.generation or GenerationOptions()
     if options.num_samples is not None:
         sampling = replace(sampling, num_samples=options.num_samples)
@@ -126,6 +128,10 @@ def _pictures(jobs: Sequence[Job], guidance: GuidanceConfig | None) -> Forecast:
     cost = encoder_cost(job.encoder, recipe, precision="tf32" if _is_float32(job) else "bfloat16")
     budget = Budget(recipe, cost, num_seeds=len(jobs))
     return generation_forecast(budget, task) if task.kind == "generation" else reconstruction_forecast(budget, task)
+
+
+def _recipe(job: Job) -> GenerationRecipe:
+    return read_recipe(job.protocol.section(job.suite), where=f"protocol '{job.protocol.name}', generation")
 
 
 def _is_float32(job: Job) -> bool:
@@ -223,12 +229,10 @@ def measured(store: RunStore, job: Job) -> Mapping[str, float]:
 
     Args:
         store: Records.
-        job: Encoder, suite and protocol must be the record's; the seed need not.
+        job: Encoder, suite, protocol, number of samples and guidance must be the record's; the seed need not.
     """
     for record in reversed(store.records()):
-        protocol = (record.protocol.name, record.protocol.version)
-        same = record.encoder.spec == job.encoder.canonical and record.suite == job.suite
-        if same and protocol == (job.protocol.name, job.protocol.version) and record.limit is None:
+        if _is_like(record, job):
             times: dict[str, float] = {}
             unknown: set[str] = set()
             for step in record.steps:
@@ -238,6 +242,23 @@ def measured(store: RunStore, job: Job) -> Mapping[str, float]:
                     times[step.name] = times.get(step.name, 0.0) + step.made_in_s
             return {name: seconds for name, seconds in times.items() if name not in unknown}
     return {}
+
+
+def _is_like(record: RunRecord, job: Job) -> bool:
+    """Whether a record is of such a run as the job, but for the seed."""
+    name, num_samples = job.protocol.name, None
+    if job.suite == "generation":
+        sampling, options = _recipe(job).sampling, job.generation or GenerationOptions()
+        num_samples = options.num_samples or sampling.num_samples
+        if options.guidance not in (None, sampling.sampler.guidance):
+            name = f"{name}, guidance {guidance_text(options.guidance)}"  # as such records are named
+    return (
+        record.encoder.spec == job.encoder.canonical
+        and record.suite == job.suite
+        and (record.protocol.name, record.protocol.version) == (name, job.protocol.version)
+        and record.limit is None
+        and all(task.n == num_samples for task in record.tasks if task.kind == "generation")
+    )
 
 
 def _with_times(forecast: Forecast, times: Mapping[str, float]) -> Forecast:

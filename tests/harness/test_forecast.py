@@ -12,6 +12,8 @@ from ovbench._base.errors import ConfigError, OvbenchError
 from ovbench._base.paths import asset
 from ovbench.encoders.registry import parse_encoder
 from ovbench.harness.forecast import PlanRequest, encoder_cost, look_ahead, measured, sized
+from ovbench.harness.generation.flow_config import GuidanceConfig
+from ovbench.harness.generation.options_config import GenerationOptions
 from ovbench.harness.generation.recipe_config import GenerationRecipe, read_recipe
 from ovbench.harness.lookup import steps_of
 from ovbench.harness.plan import Job, plan_runs
@@ -36,10 +38,11 @@ def recipe_of(name: str) -> GenerationRecipe:
     return read_recipe(load_protocol(name).section("generation"), where=name)
 
 
-def job_of(request: PlanRequest) -> Job:
+def job_of(request: PlanRequest, **options: Any) -> Job:
+    made = [GenerationOptions(**options)] if request.suite == "generation" else None
     plan = plan_runs(
         encoders=request.encoders, suite=request.suite, protocol=request.protocol, tasks=None, limit=None,
-        seeds=request.seeds, device="cpu", dtype="float32", batch_size=64, out=None,
+        seeds=request.seeds, device="cpu", dtype="float32", batch_size=64, out=None, generation=made,
     )  # fmt: skip
     return plan.jobs[0]
 
@@ -164,16 +167,27 @@ def test_cached_steps_are_those_that_a_run_left(tmp_path: Path, monkeypatch: pyt
     assert (other["latents"], other["decoder"]) == (True, False)
 
 
-def test_every_step_of_a_finished_generation_run_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_generation_run_is_found_with_its_steps_and_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OVBENCH_CACHE", str(tmp_path / "cache"))
-    made = run_job(job_of(MINI)).record
-    steps = steps_of(job_of(MINI), StepCache(tmp_path / "cache"))
-    assert {step.key for step in steps} == {step.key for step in made.steps}
-    planned = ahead(MINI, tmp_path)
-    assert {step.name: step.cached for step in planned.steps} == dict.fromkeys(
-        ("latents", "latent_stats", "decoder", "dit", "samples", "features", "scores"), True
-    )
+    job = job_of(MINI, num_samples=16, guidance=GuidanceConfig(kind="cfg", scale=1.5))
+    made = run_job(job).record
+    assert job.generation is not None
+    assert {step.key for step in steps_of(job, StepCache(tmp_path / "cache"))} == {step.key for step in made.steps}
+    request = replace(MINI, num_samples=16, guidance="cfg:1.5")
+    planned = ahead(request, tmp_path)
+    names = ("latents", "latent_stats", "decoder", "dit", "samples", "features", "scores")
+    assert {step.name: step.cached for step in planned.steps} == dict.fromkeys(names, True)
     assert planned.flops == 0
+
+    store = RunStore(tmp_path / "runs")
+    store.keep(made, [])
+    assert set(measured(store, job)) == set(names)
+    for other in (job_of(MINI, num_samples=16), job_of(MINI, num_samples=17, guidance=job.generation.guidance)):
+        assert measured(store, other) == {}
+    guided = ahead(replace(MINI, num_samples=16, guidance="auto:1.42"), tmp_path)
+    assert all(step.made_in_s is None for step in guided.steps)
 
 
 def test_step_of_the_understanding_suite_is_looked_up(tmp_path: Path) -> None:
