@@ -14,9 +14,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from ovbench.harness.generation.recipe_config import read_recipe
+from ovbench.harness.protocols import load_protocol
 from ovbench.results.record import RunRecord
 from ovbench.results.store import RunStore
 
+SUITES = ("reconstruction", "generation")
 TRAINED = ("ovis3/mini", "clip/mini", "siglip/mini")
 VAE, RANDOM = "vae/mini", "random/mini"
 DISTANCE = "FD-wardrobe"
@@ -52,20 +55,32 @@ class Check:
         return f"| {self.name} | {band}{' (claim)' if self.claim else ''} | {seeds} | {self.mean:.2f} | {word} |"
 
 
-Runs = dict[tuple[str, str], list[RunRecord]]  # (suite, encoder) → records by seed
+Runs = dict[tuple[str, str], dict[int, RunRecord]]  # (suite, encoder) → seed → record
 
 
 def runs_of(store: RunStore) -> Runs:
-    """Returns the newest records of the mini protocol; two seeds of each encoder must be there."""
+    """Returns the newest records of the mini protocol; the same two seeds or more of every encoder and suite.
+
+    Runs with another number of samples than the protocol's are left out: their distances and times are others.
+    """
+    wanted = _num_samples()
     found: Runs = {}
-    for record in sorted(store.newest(), key=lambda record: record.seed):
-        if record.protocol.name == "mini" and record.suite in ("generation", "reconstruction"):
-            found.setdefault((record.suite, record.encoder.spec), []).append(record)
-    for name in (*TRAINED, VAE, RANDOM):
-        for suite in ("generation", "reconstruction"):
-            if (count := len(found.get((suite, name), []))) < 2:
-                sys.exit(f"{store.root} holds {count} runs of {name}, {suite}; two seeds are needed")
-    return found
+    for record in store.newest():
+        counted = all(task.n == wanted for task in record.tasks if task.kind == "generation")
+        if record.protocol.name == "mini" and record.suite in SUITES and counted:
+            found.setdefault((record.suite, record.encoder.spec), {})[record.seed] = record
+    names = [(suite, name) for name in (*TRAINED, VAE, RANDOM) for suite in SUITES]
+    for suite, name in names:
+        if (count := len(found.get((suite, name), {}))) < 2:
+            sys.exit(f"{store.root} holds {count} runs of {name}, {suite}; two seeds are needed")
+    seeds = sorted(set.intersection(*(set(found[key]) for key in names)))
+    if len(seeds) < 2:
+        sys.exit(f"{store.root} holds {len(seeds)} seeds that all encoders ran in both suites; two are needed")
+    return {key: {seed: found[key][seed] for seed in seeds} for key in names}
+
+
+def _num_samples() -> int:
+    return read_recipe(load_protocol("mini").section("generation"), where="mini").sampling.num_samples
 
 
 def score(record: RunRecord, metric: str, group: str | None = None) -> float:
@@ -79,7 +94,7 @@ def checks_of(runs: Runs) -> list[Check]:
     """Returns the rows."""
 
     def of(suite: str, name: str, metric: str, group: str | None = None) -> tuple[float, ...]:
-        return tuple(score(record, metric, group) for record in runs[suite, name])
+        return tuple(score(record, metric, group) for record in runs[suite, name].values())
 
     checks = [
         Check(name="PSNR of `vae`, dB", values=of("reconstruction", VAE, "PSNR"), low=26.0),
@@ -92,10 +107,7 @@ def checks_of(runs: Runs) -> list[Check]:
         checks.append(Check(name=f"gFD of `{name}`", values=ends, high=40.0))
         checks.append(Check(name=f"gFD of `{name}` / its value at a quarter", values=ratios, high=0.5))
     for name in (*TRAINED, VAE, RANDOM):
-        minutes = tuple(
-            sum(step.made_in_s or 0.0 for step in _distinct(runs, name, seed)) / 60
-            for seed in range(len(runs["generation", name]))
-        )
+        minutes = tuple(seconds_of(runs, name, seed) / 60 for seed in runs["generation", name])
         checks.append(Check(name=f"minutes of `{name}`, all steps", values=minutes, high=MAX_MINUTES))
     ovis3, clip = TRAINED[0], TRAINED[1]
     gaps = tuple(
@@ -111,15 +123,16 @@ def checks_of(runs: Runs) -> list[Check]:
     return checks
 
 
-def _distinct(runs: Runs, name: str, seed: int) -> list:
-    """Returns the steps of both suites of one seed, each once; `scores` waits for its parents, which count already."""
-    steps = {
-        step.key: step
-        for suite in ("reconstruction", "generation")
-        for step in runs[suite, name][seed].steps
-        if step.name != "scores"
-    }
-    return list(steps.values())
+def seconds_of(runs: Runs, name: str, seed: int) -> float:
+    """Returns what the steps of both suites cost when they were made, each counted once."""
+    made: dict[str, float] = {}
+    for suite in SUITES:
+        record = runs[suite, name][seed]
+        for step in record.steps:
+            if step.made_in_s is None:
+                sys.exit(f"{record.run_id} does not know what its step '{step.name}' cost; run it with an empty cache")
+            made[step.key] = step.made_in_s
+    return sum(made.values())
 
 
 def overview(runs: Runs) -> list[str]:
@@ -131,7 +144,7 @@ def overview(runs: Runs) -> list[str]:
     for name in (*TRAINED, VAE, RANDOM):
 
         def mean(suite: str, metric: str, group: str | None = None, name: str = name) -> float:
-            values = [score(record, metric, group) for record in runs[suite, name]]
+            values = [score(record, metric, group) for record in runs[suite, name].values()]
             return sum(values) / len(values)
 
         parts = [mean("reconstruction", metric) for metric in ("PSNR", "SSIM", DISTANCE)]
