@@ -23,7 +23,10 @@ from ovbench.harness.generation.discriminator import Discriminator
 from ovbench.harness.generation.flow_config import TransportConfig
 from ovbench.harness.generation.network import Stage2Network
 from ovbench.harness.generation.network_weights import build_network
+from ovbench.harness.generation.recipe_config import read_recipe
+from ovbench.harness.generation.solvers import num_evaluations
 from ovbench.harness.metrics.quantise import quantise_01
+from ovbench.harness.protocols import load_protocol
 
 SEED = 0
 _STD = 0.02  # of weights that begin at 0, without which a new network predicts 0 whatever it computes
@@ -61,9 +64,11 @@ class Size:
         return self.transport.shift_of(self.latent_shape)
 
 
-_MINI = DiTDHConfig(
-    input_size=4, in_channels=128, hidden_size=(96, 160), depth=(4, 1), num_heads=(4, 4), num_classes=8
-)  # the mini protocol at 32 px
+_RECIPE = read_recipe(load_protocol("mini").section("generation"), where="mini")
+_WIDTH = 128  # of the mini encoders' tokens
+_MINI, _EVALUATIONS = _RECIPE.network(channels=_WIDTH, grid=_RECIPE.grid), num_evaluations(_RECIPE.sampling.sampler)
+assert isinstance(_MINI, DiTDHConfig)
+assert _EVALUATIONS is not None  # its solver does not choose its steps
 _MID = DiTDHConfig(
     input_size=8, in_channels=256, hidden_size=(192, 512), depth=(6, 2), num_heads=(6, 8), num_classes=7
 )  # the head's SwiGLU is 1365 wide, odd as the released models'; with the null label there are as many labels as images
@@ -75,15 +80,15 @@ SIZES: Mapping[str, Size] = {
     "mini": Size(
         network=_MINI,
         guide=replace(_MINI, hidden_size=(48, 160), depth=(2, 1)),
-        decoder=DECODERS["mini"],
+        decoder=_RECIPE.decoder_config(channels=_WIDTH, num_tokens=_RECIPE.grid**2),
         discriminator=DiscriminatorConfig(
             dino=DinoConfig(depth=4, width=96, num_heads=3, input_px=32), key_depths=(0, 1, 2)
         ),
         vgg_width=8,
-        shift_base=512,
-        num_steps=25,
+        shift_base=_RECIPE.dit.transport.shift_base,
+        num_steps=_EVALUATIONS + 1,
         batch=32,
-        train_batch=64,
+        train_batch=_RECIPE.dit.optimiser.batch_size,
         stage1_batch=16,
     ),
     "mid": Size(

@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from ovbench._base.errors import ConfigError, DataError
+from ovbench.encoders.registry import load_encoder, parse_encoder
 from ovbench.harness.generation.config import DiTDHConfig
 from ovbench.harness.generation.decoder_config import DecoderConfig, DinoConfig, DiscriminatorConfig
+from ovbench.harness.protocols import load_protocol
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 PARTS = ("side_by_side", "generation_sizes", "generation_baseline", "generation_savings", "speed_generation")
@@ -278,6 +280,16 @@ def test_settings_are_checked_before_anything_runs(scripts: SimpleNamespace, wor
     script = scripts.speed_generation
     with pytest.raises(ConfigError, match=message):
         script.run(script.parse(words))
+
+
+def test_the_mini_size_is_that_of_the_protocol(scripts: SimpleNamespace) -> None:
+    generation = load_protocol("mini").section("generation")
+    size, encoder = scripts.generation_sizes.SIZES["mini"], load_encoder(parse_encoder("clip/mini?size=32")).info
+    assert size.latent_shape == (encoder.dim, *encoder.grid)
+    assert size.shift_base == generation["dit"]["transport"]["shift_base"]
+    assert list(size.network.hidden_size) == generation["dit"]["changes"]["hidden_size"]
+    assert size.num_steps - 1 == generation["sampling"]["sampler"]["num_steps"]
+    assert size.decoder.output_px == generation["data"]["image_px"]
 
 
 @pytest.mark.parametrize("name", ["mini", "mid", "dit-dh-s"])
