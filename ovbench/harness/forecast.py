@@ -19,9 +19,9 @@ from ovbench.encoders.registry import EncoderSpec, load_encoder, with_options
 from ovbench.harness.generation.budget import Budget, EncoderCost
 from ovbench.harness.generation.budget_forecast import generation_forecast, reconstruction_forecast
 from ovbench.harness.generation.flow_config import GuidanceConfig
+from ovbench.harness.generation.input_sizes import at_the_grid, fold_of, is_native
 from ovbench.harness.generation.options_config import GenerationOptions, guidance_text, parse_guidance
 from ovbench.harness.generation.recipe_config import GenerationRecipe, read_recipe
-from ovbench.harness.generation.setting import input_px, is_finer
 from ovbench.harness.lookup import is_embedded, look_up
 from ovbench.harness.plan import ALL, Job, plan_runs
 from ovbench.harness.planning import Forecast, PlannedStep, Precision
@@ -147,37 +147,18 @@ def encoder_cost(spec: EncoderSpec, recipe: GenerationRecipe, *, precision: Prec
         precision: That the encoder computes in.
 
     Raises:
-        OvbenchError: Its network cannot be drawn up without weights, or it cannot read that size.
+        OvbenchError: Its network cannot be drawn up without weights, it cannot read that size, or the protocol cannot
+            use what it makes of it.
     """
-    size = sized(spec)
-    info = size.info
-    if "size" not in spec.options:
-        px = input_px(info, recipe)
-        if info.input.size != (px, px):
-            size = sized(with_options(spec, size=str(px)))
-            info = size.info
-    height, width = info.grid
-    if height != width:
-        raise ConfigError(
-            f"'{spec.name}' makes {height} x {width} tokens, and latents must be square",
-            where="--encoder",
-            fix="give it a square input size",
-        )
-    fold = 1
-    if is_finer(info, recipe) and height > recipe.grid:
-        fold, rest = divmod(height, recipe.grid)
-        if rest:
-            raise ConfigError(
-                f"{height} x {height} cells cannot be folded into {recipe.grid} x {recipe.grid} tokens",
-                where="--encoder",
-                fix=f"give it a size that makes a multiple of {recipe.grid} cells along a side",
-            )
+    size = at_the_grid(spec, recipe, sized)
+    info, fold = size.info, fold_of(size.info, recipe)
+    _ = is_native(info, recipe)  # what a run would refuse is refused here
     return EncoderCost(
         name=spec.canonical,
         flops=size.flops.network,
         frontend_flops=size.flops.frontend,
         params=info.num_params + info.num_params_frontend,
-        shape=(info.dim, height, width),
+        shape=(info.dim, *info.grid),
         fold=fold,
         precision=precision,
         native_flops=size.decode_flops,
