@@ -12,10 +12,11 @@ import torch
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.paths import cache_dir
-from ovbench.encoders.base import Encoder, EncoderInfo
-from ovbench.encoders.registry import EncoderSpec, load_encoder, with_options
+from ovbench.encoders.base import Encoder
+from ovbench.encoders.registry import EncoderSpec, load_encoder
+from ovbench.harness.generation.budget import GUIDE
 from ovbench.harness.generation.config import Stage2Config
-from ovbench.harness.generation.decoder_config import DecoderConfig, square_side
+from ovbench.harness.generation.decoder_config import DecoderConfig
 from ovbench.harness.generation.dino import load_dino
 from ovbench.harness.generation.given_parts import (
     check_guidance_of,
@@ -24,6 +25,7 @@ from ovbench.harness.generation.given_parts import (
     given_stats,
     named_network,
 )
+from ovbench.harness.generation.input_sizes import at_the_grid, fold_of, is_native
 from ovbench.harness.generation.latent_stats import LatentStats
 from ovbench.harness.generation.losses import Perceptual
 from ovbench.harness.generation.network_weights import load_network
@@ -42,7 +44,6 @@ from ovbench.tasks.pictures import PictureTask
 
 log = logging.getLogger(__name__)
 _DINO = ("dino_vit_small_patch8_224.pth", "dino_deitsmall8_pretrain.pth")  # RAE's file, and DINO's own
-_GUIDE = "dit-dh-s"  # RAE's guide
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,57 +194,16 @@ def _say_what_has_no_effect(setting: Setting) -> None:
 def encoder_for(spec: EncoderSpec, recipe: GenerationRecipe, *, device: str, dtype: Any) -> Encoder:
     """Returns the encoder at the input size that makes the recipe's grid; a size that the user asked for stays.
 
-    A VAE reads the pictures as they are, and its latents are folded to the grid: see `input_px`.
-
     Raises:
-        ConfigError: It cannot make that grid.
+        ConfigError: See `at_the_grid`.
     """
-    encoder = load_encoder(spec, device=device, dtype=dtype)
-    info = encoder.info
-    side = input_px(info, recipe)
-    if "size" not in spec.options and info.input.size != (side, side):
-        try:
-            encoder = load_encoder(with_options(spec, size=str(side)), device=device, dtype=dtype)
-        except ConfigError as error:
-            raise ConfigError(
-                f"{spec.name} cannot read {side} x {side} pixels, which make the protocol's {recipe.grid} x "
-                f"{recipe.grid} tokens: {error.what}",
-                where="--encoder",
-                fix=error.fix or "ask for another input size: --encoder NAME?size=PIXELS",
-            ) from error
-    square_side(encoder.info.grid[0] * encoder.info.grid[1], where=spec.name)
-    if encoder.info.grid[0] != encoder.info.grid[1]:
-        raise ConfigError(f"the latents of {spec.name} are no square: {encoder.info.grid}", where="--encoder")
-    return encoder
-
-
-def is_finer(info: EncoderInfo, recipe: GenerationRecipe) -> bool:
-    """Whether an encoder that decodes its latents makes more tokens of the recipe's pictures than the grid has: a VAE.
-
-    Its latents are folded to the grid. OpenVision 3's own decoder reads tokens of the grid, and nothing is folded.
-    """
-    return info.supports_decode and recipe.grid * info.patch_px < recipe.data.image_px
-
-
-def input_px(info: EncoderInfo, recipe: GenerationRecipe) -> int:
-    """Returns the input side in pixels that makes the recipe's grid, or that of the pictures where tokens are finer."""
-    return recipe.data.image_px if is_finer(info, recipe) else recipe.grid * info.patch_px
+    return at_the_grid(spec, recipe, lambda wanted: load_encoder(wanted, device=device, dtype=dtype))
 
 
 def _is_native(encoder: Encoder, recipe: GenerationRecipe, options: GenerationOptions) -> bool:
-    kind = recipe.decoder.kind
-    if kind == "native" and not encoder.info.supports_decode:
-        raise ConfigError(f"{encoder.info.name} has no decoder of its own", where="generation.decoder.kind")
-    native = kind == "native" or (kind == "auto" and encoder.info.supports_decode)
+    native = is_native(encoder.info, recipe)
     if native and options.decoder is not None:
         raise ConfigError(f"{encoder.info.name} decodes its own latents", where="--decoder", fix="leave --decoder out")
-    px, wanted = encoder.info.input.size, recipe.data.image_px
-    if native and px != (wanted, wanted):
-        raise ConfigError(
-            f"{encoder.info.name} decodes to {px[0]} x {px[1]} pixels, and the protocol's pictures have {wanted}",
-            where="--encoder …?size=",
-            fix=f"use size={wanted}, or a protocol with decoder.kind rae, which trains a decoder of the right size",
-        )
     return native
 
 
@@ -252,13 +212,7 @@ def _networks(
 ) -> tuple[int, Stage2Config, Stage2Config | None, DecoderConfig | None]:
     """Returns fold, second stage, guide and decoder for an encoder's latents."""
     channels, side = encoder.info.dim, encoder.info.grid[0]
-    fold = 1
-    if is_finer(encoder.info, recipe) and side > recipe.grid:
-        if side % recipe.grid:
-            raise ConfigError(
-                f"{side} x {side} cells cannot be folded to {recipe.grid} x {recipe.grid}", where="--encoder …?size="
-            )
-        fold = side // recipe.grid
+    fold = fold_of(encoder.info, recipe)
     channels, grid = channels * fold**2, side // fold
     sizes = {"channels": channels, "grid": grid, "num_classes": recipe.data.num_classes}
     network = recipe.network(channels=channels, grid=grid)
@@ -266,7 +220,7 @@ def _networks(
         network = named_network(options.dit_network, "--dit-network", **sizes)
     guide = None
     if options.guide is not None:
-        guide = named_network(options.guide_network or _GUIDE, "--guide-network", **sizes)
+        guide = named_network(options.guide_network or GUIDE, "--guide-network", **sizes)
     decoder = None if native else recipe.decoder_config(channels=encoder.info.dim, num_tokens=side * side)
     return fold, network, guide, decoder
 
