@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from ovbench._base.errors import OvbenchError
-    from ovbench.api import fid, leaderboard, run
+    from ovbench.api import fid, gen_fid, leaderboard, run
     from ovbench.encoders.base import Encoder, Family, LoadRequest, Normalisation, PreprocessSpec, Tap, Variant
     from ovbench.encoders.modeling.tokens import Network, TokenEncoder
     from ovbench.encoders.plugins import register_encoder
@@ -27,6 +27,7 @@ __all__ = [
     "Variant",
     "__version__",
     "fid",
+    "gen_fid",
     "leaderboard",
     "load_encoder",
     "register_encoder",
@@ -45,6 +46,7 @@ _WHERE = {
     "TokenEncoder": "ovbench.encoders.modeling.tokens",
     "Variant": "ovbench.encoders.base",
     "fid": "ovbench.api",
+    "gen_fid": "ovbench.api",
     "leaderboard": "ovbench.api",
     "load_encoder": "ovbench.encoders.registry",
     "register_encoder": "ovbench.encoders.plugins",

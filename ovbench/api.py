@@ -11,6 +11,7 @@ from ovbench._base.paths import runs_dir
 if TYPE_CHECKING:
     import pandas
 
+    from ovbench.harness.generation.options_config import GenerationOptions
     from ovbench.harness.metrics.fid_audit import AuditRequest
     from ovbench.harness.metrics.fid_report import FidReport
     from ovbench.results.record import RunRecord
@@ -58,6 +59,10 @@ def run(
             where="encoder",
             fix="call it once per encoder; the cache is shared",
         )
+    if suite == "all":
+        raise ConfigError(
+            "suite 'all' leaves a record per suite, and run returns one", where="suite", fix="call it once per suite"
+        )
     plan = plan_runs(
         encoders=[encoder],
         suite=suite,
@@ -72,6 +77,54 @@ def run(
     )
     (record,) = run_all(plan, in_process=True)
     return record
+
+
+def gen_fid(
+    encoder: str,
+    protocol: str = "mini",
+    *,
+    options: GenerationOptions | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: str = "float32",
+    out: Path | str | None = None,
+) -> tuple[RunRecord, ...]:
+    """Judges one frozen encoder for generation, in this process; what is in the cache is not computed again.
+
+    Args:
+        encoder: Spec string, e.g. `ovis3` or `clip/mini`.
+        protocol: Recipe.
+        options: Number of samples, guidance, given weights, where ImageNet is …: the options of `ovbench gen-fid`
+            (`ovbench.harness.generation.options_config.GenerationOptions`); None: the protocol's.
+        seed: Of both trainings and of the samples.
+        device: `cpu`, `cuda` or `cuda:N`.
+        dtype: Of the encoder: `float32`, `bfloat16` or `float16`.
+        out: Folder of run records; None: `$OVBENCH_RUNS` or `./runs`.
+
+    Returns:
+        The records, which are also stored under `out`: of the suite `reconstruction`, where pictures are at hand, and
+        of `generation`.
+
+    Raises:
+        OvbenchError: Anything that the user can mend; its text says what, where and how.
+    """
+    from ovbench.harness.run import plan_runs, run_all
+
+    plan = plan_runs(
+        encoders=[encoder],
+        suite="generation",
+        protocol=protocol,
+        tasks=None,
+        limit=None,
+        seeds=(seed,),
+        device=device,
+        dtype=dtype,
+        batch_size=64,
+        out=Path(out) if out is not None else runs_dir(),
+        generation=None if options is None else [options],
+        with_reconstruction=True,
+    )
+    return tuple(run_all(plan, in_process=True))
 
 
 def leaderboard(

@@ -172,8 +172,21 @@ def check_encoder_flags(name: str | None, *, check: bool, measure: bool, device:
 def task_rows() -> list[Row]:
     """Returns one row per task of the catalogue."""
     from ovbench.tasks.load import load_task, task_names
+    from ovbench.tasks.pictures import load_picture_task, picture_task_names
 
-    return [
+    pictures: list[Row] = [
+        {
+            "task": task.name,
+            "version": task.version,
+            "title": task.title,
+            "kind": task.kind,
+            "scoring": task.extractor,
+            "headline": task.headline,
+            "chance": None,
+        }
+        for task in map(load_picture_task, picture_task_names())
+    ]
+    return pictures + [
         {
             "task": spec.name,
             "version": spec.version,
@@ -190,9 +203,9 @@ def task_rows() -> list[Row]:
 def task_card(name: str) -> list[Row]:
     """Returns everything a task's file says."""
     from ovbench.tasks.load import load_task
+    from ovbench.tasks.pictures import load_picture_task, picture_task_names
 
-    spec = load_task(name)
-    return _card(asdict(spec))
+    return _card(asdict(load_picture_task(name) if name in picture_task_names() else load_task(name)))
 
 
 def protocol_rows() -> list[Row]:

@@ -84,7 +84,7 @@ def _to_check(jobs: Sequence[Job]) -> list[Job]:
 
 def is_main_process() -> bool:
     """Whether this process writes and prints: under torchrun the first one does."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return int(os.environ.get("WORLD_SIZE", "1")) < 2 or int(os.environ.get("RANK", "0")) == 0
 
 
 def _keep(store: RunStore, finished: Finished) -> RunRecord:
@@ -137,6 +137,8 @@ def _run_with_others(jobs: Sequence[Job], store: RunStore, listener: Listener) -
     main = is_main_process()
     with folder_lock(store.root, purpose="run") if main else contextlib.nullcontext():
         records: list[RunRecord] = []
+        if main:
+            store.records()  # a damaged or newer record is said now, not after the training
         for job in _to_check(jobs):
             check_job(job)
         for job in jobs:

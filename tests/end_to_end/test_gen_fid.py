@@ -123,3 +123,22 @@ def test_run_has_the_same_suites(ovbench: Cli, generated: Path) -> None:
     done = ovbench("run", "-e", "vae", "-s", "reconstruction", *SMALL, folder=generated)
     assert done.returncode == 0, done.stderr
     assert "mini-reconstruction" in done.stdout
+
+
+def test_python_has_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ovbench
+    from ovbench.harness.generation.options_config import GenerationOptions
+
+    monkeypatch.setenv("OVBENCH_CACHE", str(tmp_path / "cache"))
+    first, second = ovbench.gen_fid("vae", "mini-smoke", options=GenerationOptions(num_samples=16), out=tmp_path)
+    assert (first.suite, second.suite) == ("reconstruction", "generation")
+    assert second.tasks[0].n == 16
+    with pytest.raises(ovbench.OvbenchError, match="a record per suite"):
+        ovbench.run("vae", "all", "mini-smoke", out=tmp_path)
+
+
+def test_tasks_of_pictures_are_listed(ovbench: Cli) -> None:
+    listed = ovbench("tasks").stdout
+    assert "mini-images" in listed
+    assert "imagenet256-reconstruction" in listed
+    assert "FD-wardrobe" in ovbench("tasks", "show", "mini-images").stdout

@@ -129,7 +129,7 @@ def test_the_records_of_two_processes_are_those_of_one_but_for_the_time(one: Pat
 
 def test_every_class_has_as_many_samples(one: Path) -> None:
     labels: dict[str, list[int]] = {}
-    for path in sorted((one / "cache" / "samples").glob("*/passes/*.npz")):
+    for path in sorted((one / "cache" / "samples").glob("*/passes-*/*.npz")):
         with np.load(path) as archive:
             if "values/labels" in archive.files:
                 labels.setdefault(path.parent.parent.name, []).extend(archive["values/labels"].tolist())
@@ -148,7 +148,7 @@ def kill_while_sampling(folder: Path, passes: int, *words: str) -> None:
     deadline = time.monotonic() + 120
     try:
         while not any(
-            len(list(work.glob("pass-*"))) >= passes for work in (folder / "cache" / "work").glob("samples-*/passes")
+            len(list(work.glob("pass-*"))) >= passes for work in (folder / "cache" / "work").glob("samples-*/passes-*")
         ):
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline, "no sampling began"
@@ -165,7 +165,7 @@ def test_killed_while_sampling_and_started_again_the_samples_are_the_same(
     moments = random.Random(len(launcher))
     kill_while_sampling(tmp_path, moments.randint(1, 5), *launcher, *WORDS)
     assert not records(tmp_path).get("generation")
-    left = list((tmp_path / "cache" / "work").glob("samples-*/passes/pass-*.npz"))
+    left = list((tmp_path / "cache" / "work").glob("samples-*/passes-*/pass-*.npz"))
     assert left, "the kill fell between two steps"
     run(tmp_path, *WORDS, "--jobs", "1")
     assert made(tmp_path, "samples", "scores") == made(one, "samples", "scores")

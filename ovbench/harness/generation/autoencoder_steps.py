@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from ovbench._base.files import read_json, write_json
 from ovbench._base.fingerprint import file_sha256
 from ovbench._base.seeding import derive
 from ovbench.encoders.modeling.sources import seeded
+from ovbench.harness.generation.decoder import ViTDecoder
 from ovbench.harness.generation.decoder_config import DiscriminatorConfig
 from ovbench.harness.generation.decoder_weights import load_decoder
 from ovbench.harness.generation.dino import load_dino
@@ -35,10 +36,10 @@ from ovbench.harness.generation.step_runner import StepRunner
 from ovbench.harness.generation.train_decoder import train_decoder
 from ovbench.harness.generation.train_dit import identity_of
 from ovbench.harness.metrics.extractor_base import Extractor
+from ovbench.harness.metrics.lpips import Lpips
 from ovbench.harness.metrics.reconstruction import psnr, ssim
 from ovbench.harness.steps import Step, StepResult
 from ovbench.harness.training import Progress
-from ovbench.tasks.pictures import PictureTask
 
 STATS, DECODER, HEALTH = "stats.safetensors", "decoder.safetensors", "health.json"
 SHEET_PAIRS = 16  # pictures that are kept to be looked at
@@ -103,7 +104,7 @@ class AutoencoderSteps:
                 progress=progress,
             )
             self.runner.speed("encode", self.setting.train.num_pictures, began, "images/s")
-            self.runner.move(work / "latents", out / "latents")
+            self.runner.take_over(work / "latents", out / "latents")
 
         return LatentStore(self.runner.obtain(step, "latents", (), build).path / "latents")
 
@@ -211,17 +212,32 @@ class AutoencoderSteps:
         return "" if network is None else f"{network.weights_sha256} {network.heads_sha256}"
 
     @cached_property
-    def rae(self) -> RAE:
-        """Encoder, statistics and decoder as one autoencoder."""
+    def _own_decoder(self) -> ViTDecoder | Literal["native"]:
+        """The decoder, trained or given; or the encoder's own."""
         setting = self.setting
         if setting.native:
-            return RAE(setting.encoder, "native", self.stats)
+            return "native"
         assert setting.decoder is not None
         if (path := setting.options.decoder) is not None:
             decoder = given_decoder(path, setting.encoder, setting.decoder)
         else:
             decoder = load_decoder(self._decoder().path / DECODER, setting.decoder)
-        return RAE(setting.encoder, decoder.to(self.setting.processes.device), self.stats)
+        return decoder.to(setting.processes.device)
+
+    @cached_property
+    def rae(self) -> RAE:
+        """Encoder, statistics and decoder as one autoencoder: latents as the second stage has them."""
+        return RAE(self.setting.encoder, self._own_decoder, self.stats)
+
+    @cached_property
+    def reconstructor(self) -> RAE:
+        """Encoder and decoder alone: what is normalised and back again needs no statistics."""
+        return RAE(self.setting.encoder, self._own_decoder)
+
+    def _prepare_test(self) -> None:
+        processes = self.setting.processes
+        self.setting.test.prepare(rank=processes.rank, num_ranks=processes.world_size)
+        processes.barrier()
 
     def _decoder(self) -> StepResult:
         setting = self.setting
@@ -273,7 +289,7 @@ class AutoencoderSteps:
         """Features of the test pictures."""
         return Step(
             name="features",
-            version=1,
+            version=2,
             inputs={
                 "pictures": self.setting.test.digest,
                 "extractor": extractor.info.fingerprint(),
@@ -293,7 +309,7 @@ class AutoencoderSteps:
         return self.runner.passes(
             step,
             "features (test)",
-            (),
+            (self._prepare_test,),
             make,
             num_items=data.num_pictures,
             group_size=_TEST_PASS,
@@ -303,11 +319,18 @@ class AutoencoderSteps:
             layers=layers,
         )
 
+    @property
+    def _scoring_lpips(self) -> Lpips | None:
+        """The perceptual network that reconstructions are scored with; None where no task asks for it."""
+        asked = any("lpips" in task.metrics for task in self.setting.tasks)
+        return self.setting.lpips if asked else None
+
     def reconstruction_step(self, extractor: Extractor, layers: Sequence[str]) -> Step:
         """Test pictures through encoder and decoder, as features and pair by pair."""
+        lpips = self._scoring_lpips
         return Step(
             name="samples",
-            version=1,
+            version=2,
             inputs={
                 "of": "reconstructions",
                 "pictures": self.setting.test.digest,
@@ -315,22 +338,22 @@ class AutoencoderSteps:
                 "quantise": self.setting.sampling.quantise,
                 "extractor": extractor.info.fingerprint(),
                 "layers": sorted(layers),
-                "lpips": "" if self.setting.lpips is None else self.setting.lpips.weights_sha256,
+                "lpips": "" if lpips is None else f"{lpips.weights_sha256} {lpips.heads_sha256}",
             },
             parents=(self.decoder_step.key,),
         )
 
-    def reconstructions(self, task: PictureTask, extractor: Extractor, layers: Sequence[str]) -> Content:
+    def reconstructions(self, extractor: Extractor, layers: Sequence[str]) -> Content:
         """Returns features of the reconstructions, how close each is to its original, and the first of them."""
-        data, lpips = self.setting.test, self.setting.lpips
+        data, lpips = self.setting.test, self._scoring_lpips
 
         def make(group: Group) -> Made:
             originals = data.images_u8(group.indices)
             filled = group.fill(to_01(originals)).to(self.setting.processes.device)
-            images = self.rae.reconstruct_u8(filled, self.setting.sampling.quantise).cpu()
+            images = self.reconstructor.reconstruct_u8(filled, self.setting.sampling.quantise).cpu()
             pairs = (originals, group.take(images).numpy())
             values: dict[str, Any] = {"psnr": psnr(*pairs), "ssim": ssim(*pairs)}
-            if lpips is not None and "lpips" in task.metrics:
+            if lpips is not None:
                 values["lpips"] = np.asarray(lpips(*pairs))
             return Made(images_u8=images.numpy(), values=values)
 
@@ -338,7 +361,7 @@ class AutoencoderSteps:
         return self.runner.passes(
             step,
             "reconstructions",
-            (lambda: self.rae,),
+            (self._prepare_test, lambda: self.reconstructor),
             make,
             num_items=data.num_pictures,
             group_size=self.group_size,
@@ -376,5 +399,7 @@ class AutoencoderSteps:
 
     @property
     def steps(self) -> list[Step]:
-        """Steps that the autoencoder rests on, in order."""
-        return [step for step in (self._latents_step, self.stats_step, self.decoder_step) if step is not None]
+        """Steps that the autoencoder rests on, in order; reconstructions alone need no statistics."""
+        generates = any(task.kind == "generation" for task in self.setting.tasks)
+        stats = self.stats_step if generates else None
+        return [step for step in (self._latents_step, stats, self.decoder_step) if step is not None]

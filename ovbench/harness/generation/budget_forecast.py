@@ -58,7 +58,6 @@ def reconstruction_forecast(budget: Budget, task: PictureTask) -> Forecast:
     """Returns what the reconstruction suite does."""
     steps = [
         budget.latents_step(),
-        budget.stats_step(),
         budget.decoder_step(),
         budget.reconstructions_step(task),
         budget.features_step(task),

@@ -172,6 +172,21 @@ def decoder_of(tensors: Mapping[str, Tensor], config: DecoderConfig, *, where: s
     return freeze(decoder) if frozen else decoder
 
 
-def save_decoder(path: Path, decoder: ViTDecoder) -> None:
-    """Writes the decoder alone under its official names, as safetensors; `load_decoder` reads it back."""
-    save_tensors(path, decoder.state_dict())
+def save_decoder(path: Path, decoder: ViTDecoder, *, encoder: str = "") -> None:
+    """Writes the decoder alone under its official names, as safetensors; `load_decoder` reads it back.
+
+    Args:
+        path: The file.
+        decoder: The decoder.
+        encoder: `latent_fingerprint` of what it was trained on; empty: not known.
+    """
+    save_tensors(path, decoder.state_dict(), {"encoder": encoder} if encoder else None)
+
+
+def encoder_of(path: Path) -> str:
+    """Returns the `latent_fingerprint` that `save_decoder` wrote; empty where the file does not say it.
+
+    Raises:
+        DataError: A safetensors file that cannot be read.
+    """
+    return read_tensors(path)[1].get("encoder", "") if path.suffix == ".safetensors" else ""

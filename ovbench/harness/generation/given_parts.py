@@ -16,10 +16,10 @@ from ovbench.encoders.base import Encoder
 from ovbench.harness.generation.config import Stage2Config, preset, read_stage2_config
 from ovbench.harness.generation.decoder import ViTDecoder
 from ovbench.harness.generation.decoder_config import DecoderConfig
-from ovbench.harness.generation.decoder_weights import config_of, decoder_of, read_decoder_state
+from ovbench.harness.generation.decoder_weights import config_of, decoder_of, encoder_of, read_decoder_state
 from ovbench.harness.generation.diffusers_rae import ImportedRAE, import_folder
 from ovbench.harness.generation.flow_config import GuidanceConfig
-from ovbench.harness.generation.latent_stats import LatentStats
+from ovbench.harness.generation.latent_stats import LatentStats, latent_fingerprint
 from ovbench.harness.generation.options_config import GenerationOptions
 from ovbench.harness.generation.stats_files import load_released_stats, load_stats
 
@@ -76,6 +76,12 @@ def given_decoder(path: Path, encoder: Encoder, expected: DecoderConfig) -> ViTD
         _check_decoder(decoder.config, expected, where)
         return decoder
     state = read_decoder_state(path)
+    if (trained_on := encoder_of(path)) and trained_on != latent_fingerprint(encoder):
+        raise ConfigError(
+            f"the decoder was trained on the latents of another encoder, tap or precision than '{encoder.info.name}'",
+            where=where,
+            fix="name a decoder that was trained on this encoder",
+        )
     shapes = config_of(state.tensors, num_heads=1, where=where)
     known = all(getattr(shapes, name) == getattr(expected, name) for name in ("width", "depth", "mlp_width"))
     config = config_of(state.tensors, num_heads=expected.num_heads if known else None, where=where)

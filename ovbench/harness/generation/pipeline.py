@@ -102,10 +102,10 @@ class GenerationRun:
             outcome.scores.append(found)
         if self.setting.options.save_samples is not None:
             self._save_samples(self.setting.options.save_samples)
-        if self.setting.pictures is not None:
+        # Reconstructions alone need no statistics, whose training pictures health would ask for.
+        if self.setting.pictures is not None and any(task.kind == "generation" for task in self.setting.tasks):
             outcome.health = self.autoencoder.health()
-        steps = {step.key: step for step in self.autoencoder.steps} | self._closure
-        outcome.steps = [self.runner.result(step) for step in steps.values()]
+        outcome.steps = [self.runner.result(step) for step in self.steps()]
         outcome.throughput, outcome.evaluations = self.runner.throughput, self.sampling.evaluations
         return outcome
 
@@ -145,10 +145,15 @@ class GenerationRun:
         setting, extractor = self.setting, self.setting.extractors[task.extractor]
         layers = layers_of(task, extractor.info)
 
+        def originals_of() -> Content:
+            return self.autoencoder.test_features(extractor, layers)
+
+        def made_of() -> Content:
+            return self.autoencoder.reconstructions(extractor, layers)
+
         def build(out: Path, work: Path, progress: Progress) -> None:
             del work
-            originals = self.autoencoder.test_features(extractor, layers)
-            made = self.autoencoder.reconstructions(task, extractor, layers)
+            originals, made = originals_of(), made_of()
             if not setting.processes.is_main:
                 return
             against = against_pictures(
@@ -165,7 +170,7 @@ class GenerationRun:
             progress(2, 2)
 
         step = self._reconstruction_step(task)
-        path = self.runner.obtain(step, f"scores ({task.name})", (), build).path
+        path = self.runner.obtain(step, f"scores ({task.name})", (originals_of, made_of), build).path
         outcome.files[PAIRS_SHEET] = path / PAIRS_SHEET
         return PictureScores(
             task=task,
@@ -228,8 +233,14 @@ class GenerationRun:
             write_json(out / SCORES, found)
             self._save_sheet(out / SAMPLES_SHEET, contents[None])
 
+        def compared() -> None:
+            if task.reference == "test":
+                self.autoencoder.test_features(extractor, layers)
+
         step = self._generation_step(task)
-        path = self.runner.obtain(step, f"scores ({task.name})", (), build).path
+        moments = (*self._moments, None)
+        parents = [lambda moment=moment: self.sampling.samples(moment, extractor, layers) for moment in moments]
+        path = self.runner.obtain(step, f"scores ({task.name})", (*parents, compared), build).path
         outcome.files[SAMPLES_SHEET] = path / SAMPLES_SHEET
         stored = _read_scores(path / SCORES)
         groups = tuple(moment_name(moment) for moment in self._moments)

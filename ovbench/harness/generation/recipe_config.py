@@ -57,6 +57,9 @@ class StatsConfig:
     flips: bool = True  # each picture as it is and mirrored
     use_mean: bool = True  # false: variance alone, as in RAE's released file for DINOv2-B
 
+    def __post_init__(self) -> None:
+        _positive("generation.stats", num_pictures=self.num_pictures)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimiserConfig:
@@ -121,6 +124,22 @@ class DiTRecipe:
                 where=where,
             )
 
+    def probe_steps(self, num_pictures: int) -> dict[int, float]:
+        """Returns the number of updates at each probe, with its epochs.
+
+        Raises:
+            ConfigError: Two probes, or a probe and the end, fall on one update.
+        """
+        each = self.optimiser.steps_per_epoch(num_pictures)
+        found = {max(1, round(probe * each)): probe for probe in self.probes}
+        if len(found) < len(self.probes) or any(step >= self.optimiser.num_steps(num_pictures) for step in found):
+            raise ConfigError(
+                f"with {each} updates an epoch, some of the probes {list(self.probes)} fall on one update",
+                where="generation.dit.probes",
+                fix="take probes that are further apart, or more pictures",
+            )
+        return found
+
     def network(self, *, channels: int, grid: int, num_classes: int) -> Stage2Config:
         """Returns the architecture for latents [channels, grid, grid] of so many classes."""
         sizes = {"in_channels": channels, "input_size": grid, "num_classes": num_classes}
@@ -136,7 +155,14 @@ class SampleConfig:
     quantise: Literal["truncate", "round"] = "truncate"  # pictures to 8 bits: RAE's programs truncate
 
     def __post_init__(self) -> None:
-        _positive("generation.sampling", num_samples=self.num_samples)
+        if self.num_samples < 2:
+            raise ConfigError(f"num_samples must be 2 or more, got {self.num_samples}", where="generation.sampling")
+        if self.sampler.rng != "indexed":
+            raise ConfigError(
+                "rng 'reference' is for parity runs from Python: its samples depend on batch and processes",
+                where="generation.sampling.sampler.rng",
+                fix="leave rng out",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,6 +176,9 @@ class GenerationRecipe:
     decoder: DecoderRecipe
     dit: DiTRecipe
     sampling: SampleConfig
+
+    def __post_init__(self) -> None:
+        _positive("generation", grid=self.grid, cpu_threads=self.cpu_threads)
 
     def decoder_config(self, *, channels: int, num_tokens: int) -> DecoderConfig:
         """Returns the decoder's architecture for latents of so many channels and tokens.

@@ -131,7 +131,7 @@ class SamplingSteps:
         guide = setting.given.get("guide")
         return Step(
             name="samples",
-            version=1,
+            version=2,
             inputs={
                 "of": "samples",
                 "moment": moment,

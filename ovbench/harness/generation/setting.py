@@ -159,6 +159,8 @@ def open_setting(job: Job, *, quiet: bool = False) -> Setting:
         given=given_digests(options),
     )
     _ = setting.shift, setting.given_stats()  # what does not fit is said now
+    if pictures is not None and options.dit is None:
+        recipe.dit.probe_steps(pictures.train.num_pictures)
     if options.decoder is not None and decoder is not None:
         given_decoder(options.decoder, encoder, decoder)
     if options.dit is not None:

@@ -6,13 +6,13 @@ every one computes its share.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ovbench._base.files import copy_file, make_dir
-from ovbench._base.paths import cache_dir
 from ovbench.harness.events import Reporter
 from ovbench.harness.generation.picture_parts import Content, Made, make_parts, read_parts
 from ovbench.harness.generation.slots import Group
@@ -21,7 +21,17 @@ from ovbench.harness.parallel import Processes
 from ovbench.harness.steps import Step, StepCache, StepResult
 from ovbench.harness.training import Progress
 
+_PASSES = "passes-"  # and the slots of a pass
 Build = Callable[[Path, Path, Progress], None]
+
+
+def _linked(source: str, target: str) -> str:
+    """Gives a file a second name, or copies it where the file system cannot."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+    return target
 
 
 class StepRunner:
@@ -59,7 +69,7 @@ class StepRunner:
         else:
             builds, work = processes.broadcast((False, ""))
             if builds:
-                scratch = make_dir(cache_dir() / "scratch" / f"rank-{processes.rank}-{step.key[:16]}")
+                scratch = make_dir(self.cache.root / "scratch" / f"rank-{processes.rank}-{step.key[:16]}")
                 build(scratch, Path(work), lambda done, total, **fields: None)
                 shutil.rmtree(scratch, ignore_errors=True)
                 processes.barrier()
@@ -103,11 +113,12 @@ class StepRunner:
         layers: Sequence[str],
     ) -> Content:
         """Returns what the passes of a step left, making those that are missing; see `make_parts`."""
+        name = f"{_PASSES}{group_size}"
 
         def build(out: Path, work: Path, progress: Progress) -> None:
             began = time.monotonic()
             make_parts(
-                work / "passes",
+                work / name,
                 num_items,
                 group_size,
                 make,
@@ -118,19 +129,22 @@ class StepRunner:
                 progress=progress,
             )
             self.speed(label, num_items, began, "images/s")
-            self.move(work / "passes", out / "passes")
+            self.take_over(work / name, out / name)
 
-        path = self.obtain(step, label, parents, build).path / "passes"
-        scratch = cache_dir() / "scratch"
-        return read_parts(
-            path, num_items, group_size, extractor.info, layers=layers, scratch=scratch, num_shown=num_shown
-        )
+        # Contract: an entry is read by the size of its own passes, since another device would make others.
+        (path,) = self.obtain(step, label, parents, build).path.glob(f"{_PASSES}*")
+        size = int(path.name.removeprefix(_PASSES))
+        scratch = self.cache.root / "scratch"
+        return read_parts(path, num_items, size, extractor.info, layers=layers, scratch=scratch, num_shown=num_shown)
 
-    def move(self, source: Path, target: Path) -> None:
-        """Moves a finished folder; the main process does, when all are done with it."""
+    def take_over(self, source: Path, target: Path) -> None:
+        """Puts a finished folder into an entry; the main process does, when all are done with it.
+
+        Contract: the files stay in `work` too, by a second name, until the entry is there: a kill loses none.
+        """
         self.processes.barrier()
         if self.processes.is_main:
-            shutil.move(source, target)
+            shutil.copytree(source, target, copy_function=_linked)
 
     def keep_training(self, out: Path, work: Path, weights: Sequence[Path]) -> None:
         """Copies weights and logs of a training into its entry."""

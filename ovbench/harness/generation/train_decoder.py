@@ -23,6 +23,7 @@ from ovbench.harness.generation.decoder_gan import Adversary
 from ovbench.harness.generation.decoder_steps import DecoderSteps, Pixels
 from ovbench.harness.generation.decoder_weights import save_decoder
 from ovbench.harness.generation.discriminator import Discriminator
+from ovbench.harness.generation.latent_stats import latent_fingerprint
 from ovbench.harness.generation.losses import Perceptual
 from ovbench.harness.generation.picture_data import PictureData
 from ovbench.harness.generation.rae import RAE
@@ -145,7 +146,7 @@ def train_decoder(
     )
     path = folder / FILE
     if processes.is_main:
-        save_decoder(path, average.module)
+        save_decoder(path, average.module, encoder=latent_fingerprint(encoder, tap))
     processes.barrier()
     return path
 

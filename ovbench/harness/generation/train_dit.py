@@ -199,7 +199,7 @@ def train_dit(
         return {"loss": total}
 
     steps_per_epoch = optimiser.steps_per_epoch(count)
-    probes = {max(1, round(probe * steps_per_epoch)): probe for probe in recipe.probes}
+    probes = recipe.probe_steps(count)
 
     def after_step(done: int) -> None:
         if done in probes:

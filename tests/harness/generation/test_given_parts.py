@@ -12,11 +12,14 @@ from safetensors.torch import save_file
 
 from ovbench._base.errors import ConfigError
 from ovbench.encoders.base import Normalisation
+from ovbench.encoders.registry import load_encoder
 from ovbench.harness.generation.config import DiTDHConfig
 from ovbench.harness.generation.decoder import ViTDecoder
-from ovbench.harness.generation.decoder_config import DecoderConfig
+from ovbench.harness.generation.decoder_config import DECODERS, DecoderConfig
+from ovbench.harness.generation.decoder_weights import save_decoder
 from ovbench.harness.generation.diffusers_layout import DEFAULTS, WEIGHTS, diffusers_key
 from ovbench.harness.generation.given_parts import given_decoder, given_digests, given_stats, named_network
+from ovbench.harness.generation.latent_stats import latent_fingerprint
 from ovbench.harness.generation.options_config import GenerationOptions
 from tests.harness.generation.rae_data import patch_encoder, randn, small_decoder
 
@@ -106,3 +109,17 @@ def test_a_network_is_named_by_a_configuration_of_the_reference(tmp_path: Path) 
 def test_a_preset_takes_the_sizes_of_the_latents() -> None:
     config = named_network("dit-dh-s", "--guide-network", channels=6, grid=4, num_classes=3)
     assert (config.in_channels, config.input_size, config.num_classes) == (6, 4, 3)
+
+
+def test_a_decoder_that_says_another_encoder_is_refused(tmp_path: Path) -> None:
+    config = DECODERS["mini"]
+    with torch.random.fork_rng(devices=[]):
+        decoder = ViTDecoder(config)
+    ours, other = load_encoder("clip/mini?size=32"), load_encoder("random/mini?size=32")
+    path = tmp_path / "decoder.safetensors"
+    save_decoder(path, decoder, encoder=latent_fingerprint(ours))
+    assert isinstance(given_decoder(path, ours, config), ViTDecoder)
+    with pytest.raises(ConfigError, match="trained on the latents of another encoder"):
+        given_decoder(path, other, config)
+    save_decoder(path, decoder)  # released files do not say it
+    assert isinstance(given_decoder(path, other, config), ViTDecoder)

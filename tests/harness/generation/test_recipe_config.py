@@ -101,7 +101,10 @@ def test_the_decoder_makes_pictures_of_the_protocols_side() -> None:
         ({"dit__optimiser__batch_size": 0}, "batch_size must be positive"),
         ({"dit__probes": [5, 2]}, "probes must rise"),
         ({"dit__probes": [20]}, "probes must rise"),
-        ({"sampling__num_samples": -1}, "num_samples must be positive"),
+        ({"sampling__num_samples": -1}, "num_samples must be 2 or more"),
+        ({"sampling__sampler__rng": "reference"}, "for parity runs"),
+        ({"stats__num_pictures": 0}, "num_pictures must be positive"),
+        ({"grid": 0}, "grid must be positive"),
         ({"decoder": 3}, "expected settings by name"),
         ({"sampling__sampler__method": "eulr"}, "none of: euler"),
     ],
@@ -123,3 +126,11 @@ def test_the_steps_of_an_epoch_are_whole_batches() -> None:
     assert optimiser.steps_per_epoch(8255) == 128
     assert optimiser.steps_per_epoch(10) == 1
     assert optimiser.num_steps(8192) == 1280
+
+
+def test_probes_fall_on_updates_of_their_own() -> None:
+    assert read().dit.probe_steps(8192) == {320: 2.5, 640: 5.0, 960: 7.5}
+    with pytest.raises(ConfigError, match="fall on one update"):
+        read(dit__probes=[2.5, 2.501]).dit.probe_steps(8192)
+    with pytest.raises(ConfigError, match="fall on one update"):
+        read(dit__probes=[9.999]).dit.probe_steps(64)

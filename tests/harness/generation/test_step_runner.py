@@ -121,7 +121,7 @@ def test_passes_of_a_killed_run_are_finished_by_another_number_of_processes(tmp_
 def test_a_damaged_entry_is_made_again_by_all(tmp_path: Path) -> None:
     ranks(2, lambda processes: passes(tmp_path, processes))
     before = entry(tmp_path)
-    victim = tmp_path / "cache" / STEP.name / STEP.key / "passes" / "pass-000001.npz"
+    victim = tmp_path / "cache" / STEP.name / STEP.key / f"passes-{SIZE}" / "pass-000001.npz"
     victim.write_bytes(b"x")
     ranks(2, lambda processes: passes(tmp_path, processes))
     assert entry(tmp_path) == before
