@@ -26,15 +26,15 @@ from ovbench.harness.generation.given_parts import given_decoder
 from ovbench.harness.generation.health import latent_health
 from ovbench.harness.generation.latent_stats import LatentMoments, LatentStats, latent_fingerprint
 from ovbench.harness.generation.latents import PASS, LatentEncoder, LatentStore, fold, store_latents
+from ovbench.harness.generation.optimising import identity_of
 from ovbench.harness.generation.picture_data import to_01
 from ovbench.harness.generation.picture_parts import Content, Made
 from ovbench.harness.generation.rae import RAE
 from ovbench.harness.generation.setting import Setting
-from ovbench.harness.generation.slots import Group, default_group_size
+from ovbench.harness.generation.slots import Group, default_group_size, share_of_rank
 from ovbench.harness.generation.stats_files import load_stats, save_stats
 from ovbench.harness.generation.step_runner import StepRunner
 from ovbench.harness.generation.train_decoder import train_decoder
-from ovbench.harness.generation.train_dit import identity_of
 from ovbench.harness.metrics.extractor_base import Extractor
 from ovbench.harness.metrics.lpips import Lpips
 from ovbench.harness.metrics.reconstruction import psnr, ssim
@@ -140,11 +140,8 @@ class AutoencoderSteps:
         recipe, data = self.setting.recipe.stats, self.setting.train
         count = min(recipe.num_pictures or data.num_pictures, data.num_pictures)
         moments, done = LatentMoments(), 0
-        own = [
-            index
-            for index in range(count)
-            if index // PASS % self.setting.processes.world_size == self.setting.processes.rank
-        ]
+        processes = self.setting.processes
+        own = share_of_rank(count, PASS, processes.rank, processes.world_size)
         for mirrored in (False, True) if recipe.flips else (False,):
             for indices, latents in self._latents.passes(own, mirrored=mirrored):
                 moments.add(latents)

@@ -14,12 +14,13 @@ from ovbench.harness.generation.flow_config import GuidanceConfig, SamplingConfi
 from ovbench.harness.generation.latents import unfold
 from ovbench.harness.generation.network import Stage2Network
 from ovbench.harness.generation.network_weights import build_network, load_network
+from ovbench.harness.generation.optimising import identity_of
 from ovbench.harness.generation.picture_parts import Content, Made
 from ovbench.harness.generation.sampling import Evaluations, Sampler, group_size_of
 from ovbench.harness.generation.setting import Setting
 from ovbench.harness.generation.slots import Group
 from ovbench.harness.generation.step_runner import StepRunner
-from ovbench.harness.generation.train_dit import identity_of, train_dit, weights_name
+from ovbench.harness.generation.train_dit import train_dit, weights_name
 from ovbench.harness.metrics.extractor_base import Extractor
 from ovbench.harness.steps import Step, StepResult
 from ovbench.harness.training import Progress

@@ -25,9 +25,10 @@ from ovbench.harness.generation.decoder_weights import save_decoder
 from ovbench.harness.generation.discriminator import Discriminator
 from ovbench.harness.generation.latent_stats import latent_fingerprint
 from ovbench.harness.generation.losses import Perceptual
+from ovbench.harness.generation.optimising import identity_of, loop_config
 from ovbench.harness.generation.picture_data import PictureData
 from ovbench.harness.generation.rae import RAE
-from ovbench.harness.generation.recipe_config import DecoderRecipe, OptimiserConfig
+from ovbench.harness.generation.recipe_config import DecoderRecipe
 from ovbench.harness.generation.schedules import EMA, learning_rate
 from ovbench.harness.parallel import ALONE, Processes
 from ovbench.harness.training import LoopConfig, Optimised, Progress, no_progress, train_parts, trainable
@@ -99,7 +100,7 @@ def train_decoder(
     average = EMA(decoder, settings.ema)
     modules: dict[str, nn.Module] = {"decoder": decoder, "ema": average.module}
     per_epoch = settings.steps_per_epoch(data.num_pictures)
-    loop = _loop(settings, settings.num_steps(data.num_pictures))
+    loop = loop_config(settings, data.num_pictures)
     adversary: Adversary | None = None
     if loss.gan_weight > 0.0 and discriminator is not None:
         adversary = Adversary(discriminator.to(device), loss, batches, seed=seed, processes=processes, low=low)
@@ -124,7 +125,10 @@ def train_decoder(
     if adversary is not None:
         parts.append(_discriminator_part(adversary, pixels, recipe, loop, per_epoch))
     identity = {
-        "recipe": replace(recipe, optimiser=replace(settings, micro_batch=None)),
+        "noise": recipe.noise,
+        "loss": recipe.loss,
+        "optimiser": identity_of(settings),
+        "discriminator_lr": recipe.discriminator_lr,
         "decoder": config,
         "data": data.digest,
         "num_pictures": data.num_pictures,
@@ -195,19 +199,6 @@ def _check(
             where="generation.decoder.loss.gan_weight",
             fix="name its backbone by --dino-weights, or set the weight to 0",
         )
-
-
-def _loop(settings: OptimiserConfig, steps: int) -> LoopConfig:
-    return LoopConfig(
-        steps=steps,
-        lr=settings.schedule.base_lr,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        clip_norm=settings.clip_norm,
-        checkpoint_every=settings.checkpoint_every,
-        log_every=settings.log_every,
-    )
 
 
 def _discriminator_part(

@@ -24,13 +24,14 @@ from ovbench.harness.generation.flow_config import TransportConfig
 from ovbench.harness.generation.imagenet_data import prefetch
 from ovbench.harness.generation.network import Stage2Network
 from ovbench.harness.generation.network_weights import build_network, save_network
+from ovbench.harness.generation.optimising import identity_of, loop_config
 from ovbench.harness.generation.options_config import Sharding
 from ovbench.harness.generation.picture_data import training_flips, training_order
-from ovbench.harness.generation.recipe_config import DiTRecipe, OptimiserConfig
+from ovbench.harness.generation.recipe_config import DiTRecipe
 from ovbench.harness.generation.schedules import EMA, learning_rate
 from ovbench.harness.generation.transport import transport_loss
 from ovbench.harness.parallel import ALONE, Processes
-from ovbench.harness.training import LoopConfig, Optimised, Progress, no_progress, train_parts, trainable
+from ovbench.harness.training import Optimised, Progress, no_progress, train_parts, trainable
 
 log = logging.getLogger(__name__)
 NAME = "dit"
@@ -42,26 +43,6 @@ Latents = Callable[[Sequence[int], Sequence[bool]], Tensor]  # numbers, mirrored
 def weights_name(epochs: float | None = None) -> str:
     """Returns the file of the averaged weights: at the end, or after so many epochs."""
     return f"{NAME}.safetensors" if epochs is None else f"{NAME}-{epochs:g}ep.safetensors"
-
-
-def loop_config(optimiser: OptimiserConfig, num_pictures: int) -> LoopConfig:
-    """Returns the settings of the training loop; the learning rate is the schedule's."""
-    return LoopConfig(
-        steps=optimiser.num_steps(num_pictures),
-        lr=optimiser.schedule.base_lr,
-        betas=optimiser.betas,
-        eps=optimiser.eps,
-        weight_decay=optimiser.weight_decay,
-        clip_norm=optimiser.clip_norm,
-        checkpoint_every=optimiser.checkpoint_every,
-        log_every=optimiser.log_every,
-    )
-
-
-def identity_of(optimiser: OptimiserConfig) -> dict[str, Any]:
-    """Returns the settings that can change a weight; how often it is saved and in how many passes it runs cannot."""
-    idle = ("checkpoint_every", "log_every", "micro_batch")
-    return {name: value for name, value in asdict(optimiser).items() if name not in idle}
 
 
 class _Loss(nn.Module):

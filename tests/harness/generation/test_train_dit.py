@@ -16,7 +16,8 @@ from torch import Tensor
 from ovbench._base.errors import ConfigError, OvbenchError
 from ovbench.harness.generation import train_dit as train_dit_module
 from ovbench.harness.generation.network_weights import load_network
-from ovbench.harness.generation.train_dit import identity_of, weights_name
+from ovbench.harness.generation.optimising import identity_of
+from ovbench.harness.generation.train_dit import weights_name
 from ovbench.harness.parallel import Processes
 from tests.harness.generation.decoder_training import assert_close, assert_same_bits
 from tests.harness.generation.dit_training import COUNT, NETWORK, latents, recipe, rows, state, train
