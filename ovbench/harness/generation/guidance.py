@@ -14,14 +14,16 @@ from ovbench._base.errors import ConfigError
 from ovbench.harness.generation.flow_config import GuidanceConfig
 from ovbench.harness.generation.network import Stage2Network
 
+_ROUNDING = 1e-6  # by which a shifted time can pass 1 in float32
+
 
 def in_interval(t: Tensor, interval: tuple[float, float]) -> Tensor:
     """Returns which times lie in a closed interval, bool of t's shape; compared in t's precision, so ends are in.
 
-    Trap: some shifts take the time 1 to 1.0000001 in float32, which is 1 all the same.
+    Trap: some shifts take the time 1 to 1.0000001 in float32, which is 1 all the same. Anything further above is not.
     """
-    inside = t.clamp(0.0, 1.0)
-    return (inside >= interval[0]) & (inside <= interval[1])
+    t = torch.where((t > 1.0) & (t <= 1.0 + _ROUNDING), torch.ones_like(t), t)
+    return (t >= interval[0]) & (t <= interval[1])
 
 
 def blend(main: Tensor, guide: Tensor, scale: float) -> Tensor:

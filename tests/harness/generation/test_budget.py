@@ -242,7 +242,7 @@ def test_autoguidance_names_the_guide_that_it_takes() -> None:
 
 def test_reconstruction_scores_both_pictures_and_needs_no_transformer() -> None:
     forecast = reconstruction_forecast(paper(), task_of("imagenet256-reconstruction"))
-    assert [step.name for step in forecast.steps] == ["latent_stats", "decoder", "samples", "features", "scores"]
+    assert [step.name for step in forecast.steps] == ["decoder", "samples", "features", "scores"]
     by_name = {step.name: step for step in forecast.steps}
     assert (
         part(by_name["samples"], "inception-tf") == part(by_name["features"], "inception-tf") == 50_000 * 11_426_464_960

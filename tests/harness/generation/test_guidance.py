@@ -121,3 +121,7 @@ def test_impossible_guidance_is_refused(fields: dict[str, object], text: str) ->
 def test_the_first_step_of_every_shift_is_guided(channels: int) -> None:
     grid = time_grid("rae", 50, TransportConfig().shift_of((channels, 16, 16)))
     assert bool(in_interval(grid[0], (0.0, 1.0)))
+
+
+def test_a_time_above_one_by_more_than_rounding_is_outside() -> None:
+    assert in_interval(torch.tensor([1.0, 1.0000001, 1.00001]), (0.0, 1.0)).tolist() == [True, True, False]
