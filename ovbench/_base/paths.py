@@ -1,4 +1,4 @@
-"""Where things are; the only reader of environment variables."""
+"""Where things are; with launcher.py the only reader of environment variables."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,6 +16,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from ovbench._base import launcher
 from ovbench._base.errors import ConfigError
 from ovbench._base.lazy import require
 from ovbench.harness.sharding import any_sharded
@@ -151,13 +151,13 @@ def open_processes(device: str) -> Processes:
         ConfigError: A GPU is named by number under a launcher, or there are fewer GPUs than processes.
         DependencyError: accelerate is not installed.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if launcher.world_size() < 2:
         return Processes(device=torch.device(device))
     if device not in ("cpu", "cuda"):
         raise ConfigError(
             f"'{device}' names one GPU for several processes", where="--device", fix="use --device cuda, or cpu"
         )
-    local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    local, count = launcher.local_rank(), torch.cuda.device_count()
     if device == "cuda" and local >= count:
         raise ConfigError(
             f"process {local} of this machine has no GPU: there are {count}",

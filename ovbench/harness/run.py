@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ovbench._base import launcher
 from ovbench._base.errors import ConfigError, OvbenchError
 from ovbench._base.files import folder_lock
 from ovbench._base.paths import cache_dir
@@ -84,7 +85,7 @@ def _to_check(jobs: Sequence[Job]) -> list[Job]:
 
 def is_main_process() -> bool:
     """Whether this process writes and prints: under torchrun the first one does."""
-    return int(os.environ.get("WORLD_SIZE", "1")) < 2 or int(os.environ.get("RANK", "0")) == 0
+    return launcher.rank() == 0
 
 
 def _keep(store: RunStore, finished: Finished) -> RunRecord:
@@ -115,7 +116,7 @@ def run_all(
     on_cpu = all(job.device == "cpu" for job in plan.jobs)
     count = jobs if jobs is not None else (min(len(plan.jobs), os.cpu_count() or 1) if on_cpu else 1)
     store = RunStore(plan.out)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launcher.world_size() > 1:
         return _run_with_others(plan.jobs, store, listener)
     with folder_lock(plan.out, purpose="run"):
         store.records()  # a damaged or newer record is said now, not after the training

@@ -200,8 +200,8 @@ def train_parts(
     start = 0
     rows: list[dict[str, Any]] = []
     if state is not None:
-        for optimizer, part in zip(optimizers, parts, strict=True):
-            restore(state.tensors, modules, optimizer, part.parameters)
+        for number, (optimizer, part) in enumerate(zip(optimizers, parts, strict=True)):
+            restore(state.tensors, modules if number == 0 else {}, optimizer, part.parameters)
         start = state.step
         # A run killed before its first log row has a checkpoint and no log.
         logged = read_jsonl(log_path, drop_torn_tail=True) if log_path.is_file() else []
@@ -251,8 +251,8 @@ def train_parts(
             after_step(done)
         if saves and (processes.is_main or sharded):
             tensors: dict[str, torch.Tensor] = {}
-            for optimizer, part in zip(optimizers, parts, strict=True):
-                tensors |= collect(modules, optimizer, part.parameters)
+            for number, (optimizer, part) in enumerate(zip(optimizers, parts, strict=True)):
+                tensors |= collect(modules if number == 0 else {}, optimizer, part.parameters)  # weights once
             if processes.is_main:
                 save_state(state_path, TrainingState(tensors=tensors, step=done), recipe=identity)
         progress(done, config.steps, **means.last(parts[0].loss))

@@ -57,6 +57,7 @@ class AutoencoderSteps:
 
     def __init__(self, setting: Setting, runner: StepRunner) -> None:
         self.setting, self.runner = setting, runner
+        self._stats_by_device: dict[torch.device, LatentStats] = {}
 
     # --- latents and their statistics ---------------------------------------------------------------------------------
 
@@ -168,9 +169,9 @@ class AutoencoderSteps:
         return fold(self._stats_on(latents.device).normalise(latents), self.setting.fold)
 
     def _stats_on(self, device: torch.device) -> LatentStats:
-        if self.stats.device != device:
-            self.__dict__["stats"] = self.stats.to(device)
-        return self.stats
+        if device not in self._stats_by_device:  # they move once
+            self._stats_by_device[device] = self.stats.to(device)
+        return self._stats_by_device[device]
 
     # --- the decoder -------------------------------------------------------------------------------------------------
 

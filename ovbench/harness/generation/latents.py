@@ -21,7 +21,7 @@ from ovbench._base.errors import DataError
 from ovbench._base.files import atomic_write_text, make_dir, writing
 from ovbench.encoders.base import Encoder, Tap
 from ovbench.harness.generation.picture_data import PictureData, to_01
-from ovbench.harness.generation.slots import groups
+from ovbench.harness.generation.slots import groups, share_of_rank
 from ovbench.harness.parallel import ALONE, Processes
 from ovbench.harness.training import Progress, no_progress
 
@@ -153,15 +153,15 @@ def store_latents(
             for path in paths:
                 _reserve(path, size)
         processes.barrier()
-        firsts = [first for first in range(0, count, PASS) if first // PASS % processes.world_size == processes.rank]
+        own = list(groups(share_of_rank(count, PASS, processes.rank, processes.world_size), PASS))
         # Passes are done in order, so one number per process says where to go on; another number of processes starts
         # anew, since its passes are others.
         marker = folder / f"done-{processes.rank}-of-{processes.world_size}"
         start = int(marker.read_text()) if marker.is_file() else 0
         maps = [np.memmap(folder / f"{view}.bin", dtype=_NUMPY[dtype], mode="r+", shape=shape) for view in views]
-        for done, first in enumerate(firsts[start:], start=start + 1):
+        for done, group in enumerate(own[start:], start=start + 1):
             for view, rows in enumerate(maps):
-                ((indices, latents),) = source.passes(range(first, min(first + PASS, count)), mirrored=bool(view))
+                ((indices, latents),) = source.passes(group.indices, mirrored=bool(view))
                 if not bool(latents.isfinite().all()):
                     raise DataError(
                         f"the encoder '{source.encoder.info.name}' gave NaN or infinite latents for pictures "
@@ -171,11 +171,11 @@ def store_latents(
                     )
                 wide = latents.cpu()
                 rows[list(indices)] = (wide if dtype == "float32" else wide.bfloat16().view(torch.int16)).numpy()
-            if done % SAVE_EVERY == 0 or done == len(firsts):
+            if done % SAVE_EVERY == 0 or done == len(own):
                 for rows in maps:
                     rows.flush()
                 atomic_write_text(marker, str(done))
-            progress(done, len(firsts))
+            progress(done, len(own))
     processes.barrier()
     if processes.is_main:
         _forget(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,9 +103,10 @@ def evenly(labels: NDArray[np.int64], count: int, num_classes: int) -> NDArray[n
     return np.flatnonzero(rank_in_class < per_class)
 
 
-def needs_data(config: DataConfig) -> bool:
-    """Whether the user has to say where the pictures are."""
-    return config.source != "world"
+@lru_cache(maxsize=4)
+def _garments(seed: int, split: str, count: int) -> WorldGarments:
+    """Returns pictures of the world, drawn once for all runs of a process."""
+    return WorldGarments(seed, split, count)
 
 
 def open_pictures(config: DataConfig, options: GenerationOptions) -> Pictures:
@@ -119,9 +121,7 @@ def open_pictures(config: DataConfig, options: GenerationOptions) -> Pictures:
             raise ConfigError("the world is built in and needs no data", where="--data", fix="leave --data out")
         seed, num_train, num_test = config.world_seed, config.num_train, config.num_test
         assert seed is not None, "DataConfig refuses a world without a seed"
-        return Pictures(
-            train=WorldGarments(seed, "train", num_train or 0), test=WorldGarments(seed, "test", num_test or 0)
-        )
+        return Pictures(train=_garments(seed, "train", num_train or 0), test=_garments(seed, "test", num_test or 0))
     if options.data is None:
         raise ConfigError(
             "this protocol trains on ImageNet, and nobody said where it is",

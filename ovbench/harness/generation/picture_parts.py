@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ovbench._base.errors import DataError
 from ovbench._base.files import atomic_write_bytes, make_dir
-from ovbench.harness.generation.slots import Group, groups
+from ovbench.harness.generation.slots import Group, groups, share_of_rank
 from ovbench.harness.metrics.extractor_base import Extractor, ExtractorInfo
 from ovbench.harness.metrics.feature_sets import FeatureAccumulator, FeatureSet
 from ovbench.harness.parallel import ALONE, Processes
@@ -75,12 +75,10 @@ def make_parts(
         ConfigError: The disk is full; finished passes are kept.
     """
     make_dir(folder)
-    passes = list(groups(range(num_items), group_size))
-    own = [(number, group) for number, group in enumerate(passes) if number % processes.world_size == processes.rank]
+    share = share_of_rank(num_items, group_size, processes.rank, processes.world_size)
     done = 0
-    total = sum(len(group.indices) for _, group in own)
-    for number, group in own:
-        path = folder / f"pass-{number:06d}.npz"
+    for group in groups(share, group_size):
+        path = _path(folder, group)
         if _read(path, group) is None:
             made = make(group)
             # The other slots are features of nothing: they fill the pass, and are not taken.
@@ -93,7 +91,7 @@ def make_parts(
             arrays[_IMAGES] = made.images_u8[kept]
             atomic_write_bytes(path, _packed(arrays))
         done += len(group.indices)
-        progress(done, total)
+        progress(done, len(share))
     processes.barrier()
 
 
@@ -121,12 +119,12 @@ def read_parts(
     Raises:
         DataError: A pass is missing or damaged.
     """
-    passes = list(enumerate(groups(range(num_items), group_size)))
+    passes = list(groups(range(num_items), group_size))
     found = FeatureAccumulator(info, num_items, keep=layers, folder=scratch)
     values: dict[str, list[NDArray[Any]]] = {}
     images: list[NDArray[np.uint8]] = []
-    for number, group in passes:
-        arrays = _whole(folder, number, group)
+    for group in passes:
+        arrays = _whole(folder, group)
         features = {key.removeprefix(_FEATURES): rows for key, rows in arrays.items() if key.startswith(_FEATURES)}
         found.add(features, group.indices[0])
         for key, part in arrays.items():
@@ -136,8 +134,8 @@ def read_parts(
             images.append(arrays[_IMAGES][: max(0, num_shown - group.indices[0])])
 
     def kept() -> Iterator[NDArray[np.uint8]]:
-        for number, group in passes:
-            yield _whole(folder, number, group)[_IMAGES]
+        for group in passes:
+            yield _whole(folder, group)[_IMAGES]
 
     return Content(
         features=found.finish(),
@@ -147,8 +145,12 @@ def read_parts(
     )
 
 
-def _whole(folder: Path, number: int, group: Group) -> dict[str, NDArray[Any]]:
-    path = folder / f"pass-{number:06d}.npz"
+def _path(folder: Path, group: Group) -> Path:
+    return folder / f"pass-{group.indices[0] // group.size:06d}.npz"
+
+
+def _whole(folder: Path, group: Group) -> dict[str, NDArray[Any]]:
+    path = _path(folder, group)
     arrays = _read(path, group)
     if arrays is None:
         raise DataError(

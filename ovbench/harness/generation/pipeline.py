@@ -20,6 +20,7 @@ from ovbench._base.fingerprint import file_sha256
 from ovbench.harness.events import Reporter
 from ovbench.harness.generation.autoencoder_steps import AutoencoderSteps
 from ovbench.harness.generation.grids import by_class, save_sheet, zoom_for
+from ovbench.harness.generation.options_config import guidance_text
 from ovbench.harness.generation.picture_parts import Content
 from ovbench.harness.generation.picture_tasks import (
     TaskScore,
@@ -267,8 +268,6 @@ class GenerationRun:
         return against_pictures(setting.test.name, features, purpose="generation", extractor=extractor)
 
     def _sampler_words(self) -> str:
-        from ovbench.harness.generation.options_config import guidance_text
-
         sampler, sampling = self.setting.sampling.sampler, self.setting.sampling
         return (
             f"{sampler.method} {sampler.num_steps} {sampler.grid}, guidance {guidance_text(sampler.guidance)}, "

@@ -129,7 +129,6 @@ class SamplingSteps:
     def samples_step(self, moment: float | str | None, extractor: Extractor, layers: Sequence[str]) -> Step:
         """Samples as features, and some as pictures."""
         setting = self.setting
-        guide = setting.given.get("guide")
         return Step(
             name="samples",
             version=2,
@@ -142,7 +141,7 @@ class SamplingSteps:
                 "shift": setting.shift,
                 "seed": setting.job.seed,
                 "num_kept": self.num_kept(moment) if self._keeps_all(moment) else "few",
-                "guide": None if guide is None else [guide, asdict(setting.guide or setting.network)],
+                "guide": None if setting.guide is None else [setting.given["guide"], asdict(setting.guide)],
                 "extractor": extractor.info.fingerprint(),
                 "layers": sorted(layers),
             },

@@ -30,6 +30,18 @@ L1 = DecoderLossConfig(lpips_weight=0.0, gan_weight=0.0)
 GAN = DecoderLossConfig(discriminator_from_epoch=1, gan_from_epoch=2)  # steps 2 and 4 of 10
 
 
+class Killed(Exception):
+    pass
+
+
+def killer(after: int) -> Any:
+    def progress(done: int, total: int, **fields: float) -> None:
+        if done == after:
+            raise Killed
+
+    return progress
+
+
 class Memory:
     """Smooth pictures, each use of which is mirrored or not."""
 

@@ -23,9 +23,11 @@ from tests.harness.generation.decoder_training import (
     GAN,
     L1,
     SMOOTH,
+    Killed,
     Memory,
     assert_close,
     assert_same_bits,
+    killer,
     recipe,
     rows,
     smoothly,
@@ -34,18 +36,6 @@ from tests.harness.generation.decoder_training import (
 )
 from tests.harness.generation.rae_data import patch_encoder
 from tests.harness.generation.test_discriminator import tiny
-
-
-class Killed(Exception):
-    pass
-
-
-def killer(after: int) -> Any:
-    def progress(done: int, total: int, **fields: float) -> None:
-        if done == after:
-            raise Killed
-
-    return progress
 
 
 def test_the_loss_falls_and_reconstructions_become_better(tmp_path: Path) -> None:

@@ -19,20 +19,8 @@ from ovbench.harness.generation.network_weights import load_network
 from ovbench.harness.generation.optimising import identity_of
 from ovbench.harness.generation.train_dit import weights_name
 from ovbench.harness.parallel import Processes
-from tests.harness.generation.decoder_training import assert_close, assert_same_bits
+from tests.harness.generation.decoder_training import Killed, assert_close, assert_same_bits, killer
 from tests.harness.generation.dit_training import COUNT, NETWORK, latents, recipe, rows, state, train
-
-
-class Killed(Exception):
-    pass
-
-
-def killer(after: int) -> Any:
-    def progress(done: int, total: int, **fields: float) -> None:
-        if done == after:
-            raise Killed
-
-    return progress
 
 
 @pytest.fixture(scope="module")
