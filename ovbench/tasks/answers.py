@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-Kind = Literal["choice", "yesno"]
+Kind = Literal["choice", "yesno", "open"]
 YES_NO = ("yes", "no")
 
 

@@ -20,6 +20,7 @@ Family = Literal["mini", "paper", "local"]
 METRICS: Mapping[Kind, tuple[str, ...]] = {
     "choice": ("accuracy",),
     "yesno": ("accuracy", "f1", "precision", "recall", "yes_rate"),
+    "open": ("accuracy",),
 }
 _NAME = re.compile(r"[a-z0-9]+([-_.][a-z0-9]+)*")
 
@@ -31,7 +32,7 @@ class TaskSpec:
     name: str  # lower case, e.g. `mini-seed`
     version: int  # raised when what is asked, or how it is read, changes
     title: str
-    kind: Kind  # `choice`: one of the options; `yesno`
+    kind: Kind  # `choice`: one of the options; `yesno`; `open`: free text against reference answers
     source: Mapping[str, Any]  # where the rows are: see docs/add-a-benchmark.md
     prompt: str  # with {question}, and as wanted {options}, {letter_instruction}, {short_instruction}
     scoring: Scoring  # what counts: the likeliest option text, or the parsed greedy answer
@@ -39,6 +40,8 @@ class TaskSpec:
     metrics: tuple[str, ...]  # names of METRICS[kind]; each is reported in all and per group
     headline: str  # the metric that comparison tables show
     chance: float  # of the headline, as a fraction
+    scorer: str = ""  # the metric file's scorer, e.g. `pope`; empty: that of the kind
+    max_new_tokens: int | None = None  # longest greedy answer; None: the protocol's
     groups: tuple[str, ...] = ()  # in the order of tables; empty: whatever the rows hold
     family: Family = "local"  # `mini` numbers never share a column with those of real benchmarks
     citation: str = ""
@@ -93,8 +96,10 @@ class Sample:
     prompt: str  # what the model is asked
     question: str  # as the source has it
     options: tuple[str, ...]  # in the order of their letters; yes and no for kind `yesno`
-    answer: str  # the right option's text, `yes` or `no`
+    answer: str  # the right option's text, `yes` or `no`; of an open question its first reference answer
     group: str  # the kind of question or the split
+    answers: tuple[str, ...] = ()  # of an open question: every reference answer, as often as it was given
+    extra: Mapping[str, str] = field(default_factory=dict)  # other columns of the row that the scorer reads
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +112,7 @@ class Prediction:
     option_scores: tuple[float, ...] | None  # mean log-likelihood per option, in the order of the options
     chosen: str | None  # the answer that counts under the task's scoring
     correct: bool  # an answer that says nothing is wrong
+    score: float | None = None  # in [0, 1] where an answer can be partly right (VQA accuracy); None: `correct` says it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

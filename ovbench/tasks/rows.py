@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,8 +18,10 @@ class Row:
     image_id: str
     question: str
     options: tuple[str, ...]
-    answer: str  # the right option's text, `yes` or `no`
+    answer: str  # the right option's text, `yes` or `no`; of an open question its first reference answer
     group: str
+    answers: tuple[str, ...] = ()  # of an open question: every reference answer, as often as it was given
+    extra: Mapping[str, str] = field(default_factory=dict)  # other columns that the prompt or the scorer reads
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -151,7 +152,7 @@ def load_data(spec: TaskSpec, *, limit: int | None = None, where: str = "--limit
     rows = balanced_subset(loaded.rows, limit, _group_order(spec, loaded.rows))
     samples = tuple(_sample(spec, row) for row in rows)
     images_digest = loaded.digest_images(tuple(dict.fromkeys(row.image_id for row in rows)))
-    content = {"samples": samples, "images": images_digest, "source": loaded.digest}
+    content = {"samples": [stated(sample) for sample in samples], "images": images_digest, "source": loaded.digest}
     return TaskData(
         spec=spec,
         samples=samples,
@@ -200,6 +201,11 @@ def balanced_subset(rows: Sequence[T], limit: int | None, groups: Sequence[str])
     return [rows[position] for position in sorted(position for _, _, position in sorted(turns)[:limit])]
 
 
+def stated(sample: Sample) -> dict[str, Any]:
+    """Returns a sample without the fields that its kind leaves empty, so that a new field changes no old digest."""
+    return {name: value for name, value in asdict(sample).items() if value or name not in ("answers", "extra")}
+
+
 def _sample(spec: TaskSpec, row: Row) -> Sample:
     return Sample(
         item_id=row.item_id,
@@ -209,4 +215,6 @@ def _sample(spec: TaskSpec, row: Row) -> Sample:
         options=row.options,
         answer=row.answer,
         group=row.group,
+        answers=row.answers,
+        extra=row.extra,
     )

@@ -14,7 +14,7 @@ import pytest
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.fingerprint import fingerprint
 from ovbench.tasks.load import load_task, load_task_file
-from ovbench.tasks.sources import balanced_subset, load_data
+from ovbench.tasks.sources import balanced_subset, load_data, stated
 
 Entry = dict[str, Any]
 Write = Callable[..., Path]
@@ -31,7 +31,7 @@ VERSION_1 = {
 def test_questions_of_a_version_never_change(name: str) -> None:
     data = load_data(load_task(name))
     assert data.spec.version == 1
-    assert fingerprint(data.samples) == VERSION_1[name]
+    assert fingerprint([stated(sample) for sample in data.samples]) == VERSION_1[name]
 
 
 @pytest.mark.parametrize(("name", "total"), [("mini-seed", 1400), ("mini-pope", 1800)])

@@ -16,13 +16,13 @@ import torch
 from ovbench._base.errors import ConfigError, DataError, RecordError
 from ovbench._base.files import append_jsonl, cut_torn_tail, read_jsonl, writing
 from ovbench._base.seeding import derive, torch_generator
+from ovbench.harness.metrics.judging import judge
 from ovbench.harness.training import Progress, no_progress
 from ovbench.harness.understanding.conversation import Tokenized, question_prompt, tokenize
 from ovbench.harness.understanding.data import TokenSource
 from ovbench.harness.understanding.decoding import greedy, option_scores, prefill
 from ovbench.harness.understanding.llava import Llava
-from ovbench.tasks.answers import parse_answer
-from ovbench.tasks.base import Prediction, Sample, TaskData, TaskSpec
+from ovbench.tasks.base import Prediction, Sample, TaskData
 
 log = logging.getLogger(__name__)
 
@@ -121,21 +121,6 @@ def answer(
     if num_again:
         log.info("%d of %d questions were close calls and were asked again alone", num_again, len(samples))
     return found
-
-
-def judge(spec: TaskSpec, sample: Sample, raw: str, scores: tuple[float, ...]) -> Prediction:
-    """Reads an answer as the task says: the likeliest option, or what its parser finds in the greedy answer."""
-    parsed = parse_answer(spec.parser, raw, sample.options)
-    ranked = sample.options[scores.index(max(scores))] if scores else None
-    chosen = ranked if spec.scoring == "likelihood" else parsed
-    return Prediction(
-        item_id=sample.item_id,
-        raw=raw,
-        parsed=parsed,
-        option_scores=scores or None,
-        chosen=chosen,
-        correct=chosen is not None and chosen == sample.answer,
-    )
 
 
 def read_predictions(path: Path) -> list[Prediction]:
