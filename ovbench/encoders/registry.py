@@ -58,6 +58,11 @@ class EncoderSpec:
         return int(value.removeprefix("random:")) if value.startswith("random:") else None
 
     @property
+    def aspect(self) -> Aspect | None:
+        """The aspect policy that the options ask for; None where they say nothing of it."""
+        return cast(Aspect | None, _common_options(self.family, self.options).get("aspect"))
+
+    @property
     def llm_tap(self) -> Tap | None:
         """The tap that the options ask for; None where they say nothing of it."""
         common = _common_options(self.family, self.options)

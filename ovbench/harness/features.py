@@ -9,15 +9,18 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from ovbench._base.errors import ConfigError, DataError
-from ovbench.encoders.base import Encoder, Tap
+from ovbench.encoders.base import Encoder, PreprocessSpec, Tap
+from ovbench.encoders.preprocess import resize, to_01
 from ovbench.harness.feature_cache import CacheFull, FeatureCache, Namespace, Throughput
 from ovbench.harness.feature_shards import DamagedShards, image_digest
 from ovbench.harness.training import Progress, no_progress
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 log = logging.getLogger(__name__)
+S = TypeVar("S")
+T = TypeVar("T")
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 BATCH_SIZE = 32  # pictures in a forward pass
 LOSS_ALLOWED = 0.1  # of the time: what a cache may cost this run for the sake of later ones, which read it too
@@ -98,13 +103,15 @@ def _size(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:.3g} GB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.3g} MB"
 
 
-def namespace_inputs(encoder: Encoder, tap: Tap | None, dtype: str) -> dict[str, Any]:
+def namespace_inputs(
+    encoder: Encoder, tap: Tap | None, dtype: str, spec: PreprocessSpec | None = None
+) -> dict[str, Any]:
     """Returns everything but the picture that can change the stored tokens of `llm_tokens`."""
     info = encoder.info
     return {
         "encoder": encoder.fingerprint(tap or info.llm_tap),
         "name": info.name,
-        "preprocess": asdict(info.input),
+        "preprocess": asdict(spec or info.input),
         "resize": "prepare",  # the other route, `resize_for`, is that of `latents`
         "view": "llm_tokens",
         "dtype": dtype,
@@ -125,6 +132,8 @@ class Features:
         batch_asked: How many images will be asked for at a time, for the same decision.
         batch_size: Images per forward pass.
         digests: Image id → digest of the picture, where known from before; saves loading the picture.
+        spec: How pictures are prepared; None: the encoder's own way.
+        workers: Threads that load and prepare the pictures of a pass.
     """
 
     def __init__(
@@ -140,6 +149,8 @@ class Features:
         batch_asked: int = BATCH_SIZE,
         batch_size: int = BATCH_SIZE,
         digests: Mapping[str, str] | None = None,
+        spec: PreprocessSpec | None = None,
+        workers: int = 1,
     ) -> None:
         if dtype not in DTYPES:
             raise ConfigError(f"unknown feature type '{dtype}'", where="feature_dtype", fix=f"use one of {[*DTYPES]}")
@@ -149,6 +160,8 @@ class Features:
         self.decision: Decision | None = None  # None: nothing had to be decided yet
         self._encoder, self._image, self._tap, self._dtype = encoder, image_u8, tap, DTYPES[dtype]
         self._num_reads, self._batch_size, self._batch_asked = num_reads, batch_size, batch_asked
+        self._spec = None if spec == encoder.info.input else spec
+        self._workers = ThreadPoolExecutor(workers) if workers > 1 else None
         self._known, self._digests = set(self.image_ids), dict(digests or {})
         self._shape: tuple[int, int] | None = None
         self._recent: dict[str, Tensor] = {}  # of the last call, since close calls are asked again at once
@@ -156,7 +169,7 @@ class Features:
         if cache is None or cache.max_bytes == 0:
             self._bypass(Decision(cache=False, reason="the feature cache is switched off"))
         else:
-            self._space = cache.open(namespace_inputs(encoder, tap, dtype))
+            self._space = cache.open(namespace_inputs(encoder, tap, dtype, spec))
 
     @property
     def namespace(self) -> str | None:
@@ -175,6 +188,8 @@ class Features:
 
     def close(self) -> None:
         """Lets the features be evicted."""
+        if self._workers is not None:
+            self._workers.shutdown()
         if self._space is not None:
             self._space.close()
 
@@ -237,7 +252,7 @@ class Features:
         for start in range(0, len(fresh), self._batch_size):
             names = fresh[start : start + self._batch_size]
             began = time.perf_counter()
-            rows.update(zip(names, self._encode([self._image(name) for name in names]), strict=True))
+            rows.update(zip(names, self._encode(list(self._map(self._image, names))), strict=True))
             self.encode_s += time.perf_counter() - began
         self._recent = dict(rows)
         if stored:
@@ -308,10 +323,14 @@ class Features:
         batch: dict[str, np.ndarray] = {}
         space.refresh()
         began, spent = time.perf_counter(), 0.0
-        for passed, name in enumerate(self.image_ids, start=1):
+
+        def load(name: str) -> np.ndarray | None:
             digest = self._digests.get(name)
-            if digest is None or digest not in space:
-                picture = self._image(name)
+            return None if digest is not None and digest in space else self._image(name)
+
+        pictures = zip(self.image_ids, self._map(load, self.image_ids), strict=True)
+        for passed, (name, picture) in enumerate(pictures, start=1):
+            if picture is not None:
                 digest = self._digests[name] = image_digest(picture)
                 if digest not in space and digest not in waiting:
                     batch[digest] = picture
@@ -346,12 +365,29 @@ class Features:
             decision.reason,
         )
 
+    def _map(self, function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
+        """Yields the results in order; threads work a few items ahead, so that a large set is never in memory."""
+        if self._workers is None:
+            yield from map(function, items)
+            return
+        ahead: deque[Future[T]] = deque()
+        for item in items:
+            ahead.append(self._workers.submit(function, item))
+            if len(ahead) == 2 * self._batch_size:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
     @torch.no_grad()
     def _encode(self, pictures: Sequence[np.ndarray]) -> Tensor:
         """Returns the tokens of at most one batch, in the type of storage."""
         from PIL import Image
 
-        images = [self._encoder.prepare(Image.fromarray(picture)) for picture in pictures]
+        def prepare(picture: np.ndarray) -> Tensor:
+            image = Image.fromarray(picture)
+            return self._encoder.prepare(image) if self._spec is None else to_01(resize(image, self._spec))
+
+        images = list(self._map(prepare, pictures))
         images += images[-1:] * (self._batch_size - len(images))
         tokens = self._encoder.llm_tokens(torch.stack(images), self._tap)[: len(pictures)].to("cpu", self._dtype)
         if not bool(tokens.isfinite().all()):

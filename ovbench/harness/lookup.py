@@ -11,8 +11,7 @@ from ovbench.harness.generation.pipeline import GenerationRun
 from ovbench.harness.plan import Job
 from ovbench.harness.planning import Forecast
 from ovbench.harness.steps import Step, StepCache
-from ovbench.harness.understanding.pipeline import MAIN, UnderstandingRun
-from ovbench.tasks.sources import load_data
+from ovbench.harness.understanding.pipeline import UnderstandingRun
 
 
 def is_embedded(spec: EncoderSpec) -> bool:
@@ -42,16 +41,5 @@ def look_up(forecast: Forecast, jobs: Sequence[Job], cache: StepCache) -> Foreca
 def steps_of(job: Job, cache: StepCache) -> list[Step]:
     """Returns the steps of a run with their keys; see `look_up`."""
     if job.suite == "understanding":
-        return _understanding_steps(UnderstandingRun(job, cache, Reporter(job.name)))
+        return UnderstandingRun(job, cache, Reporter(job.name)).steps()
     return GenerationRun(job, cache, Reporter(job.name)).steps()
-
-
-def _understanding_steps(run: UnderstandingRun) -> list[Step]:
-    steps = [run._train_features_step, run._stage1_step, run._stage2_step]
-    for spec in run.job.question_tasks:
-        data = load_data(spec, limit=run.job.limit)
-        steps.append(run._features_step(data.images_digest))
-        for control in (MAIN, *run.section["controls"]):
-            if control != "shuffled" or len(data.image_ids) > 1:
-                steps.append(run._answers_step(spec, data, control))
-    return steps

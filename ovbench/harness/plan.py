@@ -16,6 +16,7 @@ from ovbench.encoders.base import DType, check_device_name, check_dtype_name
 from ovbench.encoders.registry import EncoderSpec, parse_encoder
 from ovbench.harness.generation.options_config import GenerationOptions, guidance_text
 from ovbench.harness.protocols import Protocol, load_protocol
+from ovbench.harness.understanding.options_config import UnderstandingOptions
 from ovbench.tasks.base import TaskSpec
 from ovbench.tasks.load import load_suite, load_task, suite_names, task_names
 from ovbench.tasks.pictures import PictureTask, load_picture_task, picture_task_names
@@ -41,6 +42,7 @@ class Job:
     dtype: DType
     batch_size: int
     generation: GenerationOptions | None = None  # of the suites that make pictures
+    understanding: UnderstandingOptions | None = None  # of the understanding suite
 
     @property
     def name(self) -> str:

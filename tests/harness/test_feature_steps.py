@@ -14,7 +14,8 @@ from ovbench._base.errors import ConfigError
 from ovbench.harness.events import Event, Reporter
 from ovbench.harness.plan import plan_runs
 from ovbench.harness.steps import StepCache
-from ovbench.harness.understanding.pipeline import IMAGES, UnderstandingRun
+from ovbench.harness.understanding.feature_steps import IMAGES
+from ovbench.harness.understanding.pipeline import UnderstandingRun
 
 
 class SmokeRun(UnderstandingRun):
@@ -29,16 +30,16 @@ class SmokeRun(UnderstandingRun):
 
     def train_features(self) -> torch.Tensor:
         """Returns some tokens of the training set."""
-        return self._train_features()(self.training.image_ids[:40])
+        return self.training.train_features()(self.setting.training.image_ids[:40])
 
     @property
     def entry(self) -> Path:
         """The folder of the step."""
-        return self.cache.path(self._train_features_step)
+        return self.runner.cache.path(self.training.features_step)
 
     @property
     def num_encoded(self) -> int:
-        return sum(source.num_encoded for source in self._sources.values())
+        return sum(source.num_encoded for source in self.features.opened)
 
     def states(self) -> list[str]:
         return [event.state for event in self.events if event.state != "progress"]
@@ -66,7 +67,7 @@ def folder(made: tuple[Path, torch.Tensor], tmp_path: Path) -> Path:
 def test_the_steps_file_names_every_picture(made: tuple[Path, torch.Tensor]) -> None:
     run = SmokeRun(made[0])
     content = json.loads((run.entry / IMAGES).read_text())
-    assert list(content["digests"]) == sorted(run.training.image_ids)
+    assert list(content["digests"]) == sorted(run.setting.training.image_ids)
     assert (made[0] / "feature_cache" / "namespaces" / content["namespace"]).is_dir()
     assert {path.name for path in run.entry.iterdir()} == {IMAGES, "manifest.json"}
 
@@ -83,7 +84,7 @@ def test_without_the_step_its_tokens_are_found_by_picture(folder: Path, made: tu
     run = SmokeRun(folder)
     assert torch.equal(run.train_features(), made[1])
     assert run.num_encoded == 0
-    assert run._work["encode"] == (0, 0.0)  # what was found is no throughput
+    assert (run.features.num_encoded, run.features.encode_s) == (0, 0.0)  # what was found is no throughput
 
 
 def test_tokens_that_were_evicted_are_made_again(folder: Path, made: tuple[Path, torch.Tensor]) -> None:
@@ -111,7 +112,7 @@ def test_with_the_cache_switched_off_the_tokens_are_the_same(
     assert torch.equal(run.train_features(), made[1])
     assert run.states() == ["cached"]
     assert not (folder / "feature_cache").exists()
-    assert run._bypassed() == {"features (train)": "the feature cache is switched off"}
+    assert run.features.bypassed() == {"features (train)": "the feature cache is switched off"}
 
 
 def test_a_bound_that_is_no_number_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,4 +123,4 @@ def test_a_bound_that_is_no_number_is_said_before_any_work(tmp_path: Path, monke
 
 def test_each_training_image_is_read_as_often_as_the_schedule_says(tmp_path: Path) -> None:
     run = SmokeRun(tmp_path)
-    assert run._num_training_reads() == pytest.approx((20 * 32 + 30 * 16) / 256)
+    assert run.training.num_reads == pytest.approx((20 * 32 + 30 * 16) / 256)

@@ -33,7 +33,7 @@ from ovbench.harness.generation.rae import RAE
 from ovbench.harness.generation.setting import Setting
 from ovbench.harness.generation.slots import Group, default_group_size, share_of_rank
 from ovbench.harness.generation.stats_files import load_stats, save_stats
-from ovbench.harness.generation.step_runner import StepRunner
+from ovbench.harness.generation.step_runner import PictureRunner
 from ovbench.harness.generation.train_decoder import train_decoder
 from ovbench.harness.metrics.extractor_base import Extractor
 from ovbench.harness.metrics.lpips import Lpips
@@ -55,7 +55,7 @@ class AutoencoderSteps:
         runner: Obtains the steps.
     """
 
-    def __init__(self, setting: Setting, runner: StepRunner) -> None:
+    def __init__(self, setting: Setting, runner: PictureRunner) -> None:
         self.setting, self.runner = setting, runner
         self._stats_by_device: dict[torch.device, LatentStats] = {}
 

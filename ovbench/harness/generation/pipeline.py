@@ -34,7 +34,7 @@ from ovbench.harness.generation.sampling import Evaluations
 from ovbench.harness.generation.sampling_steps import SHEET_COLUMNS, UNTRAINED, SamplingSteps, moment_name
 from ovbench.harness.generation.saved_samples import save_samples
 from ovbench.harness.generation.setting import Setting, fast_matmuls, open_setting
-from ovbench.harness.generation.step_runner import StepRunner
+from ovbench.harness.generation.step_runner import PictureRunner
 from ovbench.harness.metrics.against import Against
 from ovbench.harness.metrics.extractor_base import Extractor
 from ovbench.harness.plan import Job
@@ -88,7 +88,7 @@ class GenerationRun:
     def __init__(self, job: Job, cache: StepCache, reporter: Reporter) -> None:
         self.setting = open_setting(job)
         fast_matmuls(self.setting.processes)
-        self.runner = StepRunner(cache, reporter, self.setting.processes)
+        self.runner = PictureRunner(cache, reporter, self.setting.processes)
         self.autoencoder = AutoencoderSteps(self.setting, self.runner)
         self.sampling = SamplingSteps(self.setting, self.runner, self.autoencoder)
         self._closure: dict[str, Step] = {}

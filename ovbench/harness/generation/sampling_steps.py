@@ -19,7 +19,7 @@ from ovbench.harness.generation.picture_parts import Content, Made
 from ovbench.harness.generation.sampling import Evaluations, Sampler, group_size_of
 from ovbench.harness.generation.setting import Setting
 from ovbench.harness.generation.slots import Group
-from ovbench.harness.generation.step_runner import StepRunner
+from ovbench.harness.generation.step_runner import PictureRunner
 from ovbench.harness.generation.train_dit import train_dit, weights_name
 from ovbench.harness.metrics.extractor_base import Extractor
 from ovbench.harness.steps import Step, StepResult
@@ -39,7 +39,7 @@ class SamplingSteps:
         autoencoder: Gives latents to train on, and turns latents into pictures.
     """
 
-    def __init__(self, setting: Setting, runner: StepRunner, autoencoder: AutoencoderSteps) -> None:
+    def __init__(self, setting: Setting, runner: PictureRunner, autoencoder: AutoencoderSteps) -> None:
         self.setting, self.runner, self.autoencoder = setting, runner, autoencoder
         self.evaluations: Evaluations | None = None  # what each sample cost; None: none were made now
 

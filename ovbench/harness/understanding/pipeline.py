@@ -7,33 +7,30 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ovbench._base.files import copy_file, read_json, read_jsonl, write_json
-from ovbench._base.fingerprint import file_sha256
-from ovbench._base.paths import asset_folder, feature_cache_bytes
+from ovbench._base.files import copy_file, read_jsonl
+from ovbench._base.paths import feature_cache_bytes
 from ovbench.encoders.base import Encoder, Tap
-from ovbench.encoders.registry import load_encoder
 from ovbench.harness.events import Reporter
 from ovbench.harness.feature_cache import FOLDER, FeatureCache
 from ovbench.harness.features import Features
 from ovbench.harness.plan import Job
+from ovbench.harness.step_runner import StepRunner
 from ovbench.harness.steps import Step, StepCache, StepResult
-from ovbench.harness.understanding.config import LlavaConfig, StageConfig
-from ovbench.harness.understanding.data import WorldTrainingData
+from ovbench.harness.training import Progress
 from ovbench.harness.understanding.evaluate import ANSWERS, answer, read_predictions
+from ovbench.harness.understanding.feature_steps import FeatureSteps
 from ovbench.harness.understanding.llava import load_llava
-from ovbench.harness.understanding.train import train_llava
+from ovbench.harness.understanding.setting import Setting, open_setting
+from ovbench.harness.understanding.training_steps import WEIGHTS, TrainingSteps
 from ovbench.tasks.base import Prediction, TaskData, TaskSpec
 from ovbench.tasks.sources import load_data
 
 log = logging.getLogger(__name__)
-WEIGHTS = "llava.safetensors"
-IMAGES = "images.json"  # of a features step: the digests of its pictures, by which the feature cache finds their tokens
 MAIN = "none"  # the control that is no control
 
 
@@ -58,18 +55,6 @@ class Outcome:
     bypassed: dict[str, str] = field(default_factory=dict)  # features that were not cached → why
 
 
-def llava_config(section: Mapping[str, Any]) -> LlavaConfig:
-    """Returns the training settings of a protocol's `understanding` section."""
-    return LlavaConfig(
-        language_model=str(asset_folder(section["language_model"])),
-        projector=section["projector"],
-        stage1=StageConfig(**section["stage1"]),
-        stage2=StageConfig(**section["stage2"]),
-        num_turns=section["num_turns"],
-        precision=section["precision"],
-    )
-
-
 class UnderstandingRun:
     """One encoder through the understanding suite.
 
@@ -77,233 +62,93 @@ class UnderstandingRun:
         job: What to run.
         cache: Where finished steps are.
         reporter: Told about each step.
+
+    Raises:
+        OvbenchError: Something that the run needs is missing or does not fit; nothing was computed.
     """
 
     def __init__(self, job: Job, cache: StepCache, reporter: Reporter) -> None:
-        self.job, self.cache, self.reporter = job, cache, reporter
-        self.section: Mapping[str, Any] = job.protocol.section("understanding")
-        self.config = llava_config(self.section)
-        self.tap = job.encoder.llm_tap or Tap(**self.section["tap"])  # the user's word comes before the protocol's
-        self.encoder = load_encoder(job.encoder, device=job.device, dtype=job.dtype)
-        self.training = WorldTrainingData(
-            seed=self.section["world_seed"],
-            num_scenes=self.section["num_train_scenes"],
-            num_turns=self.section["num_turns"],
+        self.job = job
+        self.setting: Setting = open_setting(job)
+        self.runner = StepRunner(cache, reporter, self.setting.processes)
+        self.features = FeatureSteps(
+            self.setting.encoder,
+            self.setting.tap,
+            dtype=self.setting.section["feature_dtype"],
+            runner=self.runner,
+            cache=FeatureCache(cache.root / FOLDER, max_bytes=feature_cache_bytes()),
+            batch_asked=min(self.setting.config.stage2.batch_size, job.batch_size),
         )
-        self.feature_cache = FeatureCache(cache.root / FOLDER, max_bytes=feature_cache_bytes())
-        self._results: dict[str, StepResult] = {}
-        self._sources: dict[str, Features] = {}
-        self._feature_labels: dict[str, str] = {}
-        self._work: dict[str, tuple[int, float]] = {"encode": (0, 0.0), "answer": (0, 0.0)}
+        self.training = TrainingSteps(self.setting, self.runner, self.features)
+        self._num_answered, self._answer_s = 0, 0.0
 
     def run(self) -> Outcome:
         """Returns the answers of every task under every control, computing what is missing."""
         try:
             return self._run()
         finally:
-            for source in self._sources.values():
-                source.close()
+            self.features.close()
 
     def _run(self) -> Outcome:
-        outcome = Outcome(encoder=self.encoder, tap=self.tap)
+        outcome = Outcome(encoder=self.setting.encoder, tap=self.setting.tap)
         # Everything that can be wrong with a task's data is found before the training.
-        loaded = [(spec, load_data(spec, limit=self.job.limit)) for spec in self.job.question_tasks]
-        closure = [self._train_features_step, self._stage1_step, self._stage2_step]
-        for spec, data in loaded:
+        loaded = self._load_tasks()
+        for data in loaded:
             answers: dict[str, list[Prediction]] = {}
-            closure.append(self._features_step(data.images_digest))
-            for control in (MAIN, *self.section["controls"]):
-                if control == "shuffled" and len(data.image_ids) < 2:
-                    outcome.not_scored[spec.name, control] = "images cannot be shuffled: there are fewer than two"
-                    continue
-                answers[control] = read_predictions(self._answers(spec, data, control).path)
-                closure.append(self._answers_step(spec, data, control))
-            outcome.answers[spec.name] = Answers(data=data, by_control=answers)
-        steps = {step.key: step for step in closure}
-        outcome.steps = [self._results.get(key) or self.cache.describe(step) for key, step in steps.items()]
+            for control, why_not in self._controls(data):
+                if why_not:
+                    outcome.not_scored[data.spec.name, control] = why_not
+                else:
+                    answers[control] = read_predictions(self._answers(data, control).path)
+            outcome.answers[data.spec.name] = Answers(data=data, by_control=answers)
+        outcome.steps = [self.runner.result(step) for step in self._steps(loaded)]
         outcome.throughput = {
-            name: count / seconds if seconds > 0 else None for name, (count, seconds) in self._work.items()
+            name: count / seconds if seconds > 0 else None
+            for name, count, seconds in (
+                ("encode", self.features.num_encoded, self.features.encode_s),
+                ("answer", self._num_answered, self._answer_s),
+            )
         }
-        outcome.bypassed = self._bypassed()
+        outcome.bypassed = self.features.bypassed()
         return outcome
 
-    def _obtain(
-        self,
-        step: Step,
-        label: str,
-        parents: Sequence[Callable[[], object]],
-        build: Callable[[Path, Path, Any], None],
-    ) -> StepResult:
-        """Obtains a step once per run, its parents first where it is not there, with its progress under `label`."""
-        if step.key not in self._results:
-            if self.cache.find(step) is None:
-                for parent in parents:
-                    parent()
+    def steps(self) -> list[Step]:
+        """Returns every step of the run in order, and makes none of them."""
+        return self._steps(self._load_tasks())
 
-            def build_and_report(out: Path, work: Path) -> None:
-                build(out, work, self.reporter.step(label))
+    def _load_tasks(self) -> list[TaskData]:
+        return [load_data(spec, limit=self.job.limit) for spec in self.job.question_tasks]
 
-            result = self.cache.obtain(step, build_and_report)
-            self.reporter.ended(label, cached=result.cached, seconds=result.seconds)
-            self._results[step.key] = result
-        return self._results[step.key]
+    def _controls(self, data: TaskData) -> Iterator[tuple[str, str]]:
+        """Yields each control with the reason why it cannot be asked, or nothing."""
+        for control in (MAIN, *self.setting.section["controls"]):
+            too_few = control == "shuffled" and len(data.image_ids) < 2
+            yield control, "images cannot be shuffled: there are fewer than two" if too_few else ""
 
-    def _count(self, what: str, units: int, began: float) -> None:
-        count, seconds = self._work[what]
-        self._work[what] = (count + units, seconds + time.monotonic() - began)
+    def _steps(self, loaded: list[TaskData]) -> list[Step]:
+        steps = self.training.steps
+        for data in loaded:
+            steps.append(self._features_step(data))
+            steps += [self._answers_step(data, control) for control, why_not in self._controls(data) if not why_not]
+        return list({step.key: step for step in steps}.values())
 
-    # --- frozen features -------------------------------------------------------------------------------------------
+    def _features_step(self, data: TaskData) -> Step:
+        return self.features.step(data.images_digest, self.setting.spec("answers"))
 
-    def _features_step(self, images_digest: str) -> Step:
-        return Step(
-            name="features",
-            version=2,
-            inputs={
-                "encoder": self.encoder.fingerprint(self.tap),
-                "preprocess": asdict(self.encoder.info.input),
-                "images": images_digest,
-                "dtype": self.section["feature_dtype"],
-            },
+    def _features(self, data: TaskData) -> Features:
+        # The picture itself, and once more as another's in the control; the blind control needs none.
+        num_reads = 1.0 + ("shuffled" in self.setting.section["controls"])
+        return self.features.open(
+            self._features_step(data),
+            self.setting.spec("answers"),
+            f"features ({data.spec.name})",
+            data.image_ids,
+            data.image,
+            num_reads,
         )
 
-    def _features(
-        self, step: Step, label: str, image_ids: Sequence[str], image: Callable[[str], Any], num_reads: float
-    ) -> Features:
-        """Returns the tokens of a set of images; those that the feature cache lacks are encoded now.
-
-        The step's own file only names the pictures: their tokens are shared with every other set that holds them.
-        """
-        if step.key in self._sources:
-            return self._sources[step.key]
-
-        def open_features(digests: Mapping[str, str]) -> Features:
-            source = Features(
-                self.encoder,
-                image_ids,
-                image,
-                self.feature_cache,
-                tap=self.tap,
-                dtype=self.section["feature_dtype"],
-                num_reads=num_reads,
-                batch_asked=min(self.config.stage2.batch_size, self.job.batch_size),
-                digests=digests,
-            )
-            self._sources[step.key], self._feature_labels[step.key] = source, label
-            return source
-
-        def build(out: Path, work: Path, progress: Any) -> None:
-            del work
-            source = open_features({})
-            self._fill(source, progress)
-            write_json(out / IMAGES, {"digests": source.digests, "namespace": source.namespace})
-
-        result = self._obtain(step, label, (), build)
-        if (source := self._sources.get(step.key)) is None:
-            source = open_features(read_json(result.path / IMAGES)["digests"])
-            if source.bypassed is None and source.missing():  # evicted since, or never stored
-                began = time.monotonic()
-                self._fill(source, self.reporter.step(label))
-                self.reporter.ended(label, cached=False, seconds=time.monotonic() - began)
-        return source
-
-    def _bypassed(self) -> dict[str, str]:
-        """Returns which features were not cached, by the label of their step, and why."""
-        sources = self._sources.items()
-        return {self._feature_labels[key]: source.bypassed for key, source in sources if source.bypassed is not None}
-
-    def _fill(self, source: Features, progress: Any) -> None:
-        before, began = source.num_encoded, time.monotonic()
-        source.fill(progress)
-        if source.num_encoded > before:
-            self._count("encode", source.num_encoded - before, began)
-
-    @cached_property
-    def _train_features_step(self) -> Step:
-        return self._features_step(self.training.digest)
-
-    def _train_features(self) -> Features:
-        return self._features(
-            self._train_features_step,
-            "features (train)",
-            self.training.image_ids,
-            self.training.image,
-            self._num_training_reads(),
-        )
-
-    def _num_training_reads(self) -> float:
-        """Returns how many times the two stages look at each image."""
-        stages = (self.config.stage1, self.config.stage2)
-        return sum(stage.steps * stage.batch_size for stage in stages) / self.training.num_scenes
-
-    # --- two stages of training ------------------------------------------------------------------------------------
-
-    @cached_property
-    def _common(self) -> dict[str, Any]:
-        folder = Path(self.config.language_model)
-        return {
-            "language_model": {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()},
-            "projector": self.config.projector,
-            "precision": self.config.precision,
-            "data": self.training.digest,
-            "num_turns": self.config.num_turns,
-            "seed": self.job.seed,
-            "threads": self.section["cpu_threads"],
-        }
-
-    @cached_property
-    def _stage1_step(self) -> Step:
-        return Step(
-            name="llava_stage1",
-            version=1,
-            inputs={**self._common, "stage": _without_checkpoints(self.config.stage1)},
-            parents=(self._train_features_step.key,),
-        )
-
-    @cached_property
-    def _stage2_step(self) -> Step:
-        return Step(
-            name="llava_stage2",
-            version=1,
-            inputs={**self._common, "stage": _without_checkpoints(self.config.stage2)},
-            parents=(self._train_features_step.key, self._stage1_step.key),
-        )
-
-    def _stage1(self) -> StepResult:
-        return self._train(1, self._stage1_step, (self._train_features,), lambda: None)
-
-    def _stage2(self) -> StepResult:
-        # Contract: the start is asked for inside the build, so stage 2 can never begin from a fresh projector.
-        return self._train(
-            2, self._stage2_step, (self._train_features, self._stage1), lambda: self._stage1().path / WEIGHTS
-        )
-
-    def _train(
-        self, stage: int, step: Step, parents: Sequence[Callable[[], object]], start: Callable[[], Path | None]
-    ) -> StepResult:
-        def build(out: Path, work: Path, progress: Any) -> None:
-            tokens = self._train_features()
-            weights = train_llava(
-                tokens,
-                dim=tokens.dim,
-                data=self.training,
-                config=self.config,
-                seed=self.job.seed,
-                folder=work,
-                stage=stage,
-                init=start(),
-                source=self._train_features_step.key,
-                progress=progress,
-                device=self.job.device,
-            )
-            copy_file(weights, out / WEIGHTS)
-            for path in work.glob("*.log.jsonl"):
-                copy_file(path, out / path.name)
-
-        return self._obtain(step, f"stage {stage}", parents, build)
-
-    # --- answers ---------------------------------------------------------------------------------------------------
-
-    def _answers_step(self, spec: TaskSpec, data: TaskData, control: str) -> Step:
+    def _answers_step(self, data: TaskData, control: str) -> Step:
+        spec = data.spec
         return Step(
             name="answers",
             version=1,
@@ -314,23 +159,26 @@ class UnderstandingRun:
                 "scoring": spec.scoring,
                 "parser": spec.parser,
                 "prompt": spec.prompt,
-                "template": self.config.stage2.template,
+                "template": self.setting.config.stage2.template,
                 "control": control,
-                "max_new_tokens": self.section["max_new_tokens"],
+                "max_new_tokens": self.setting.section["max_new_tokens"],
             },
-            parents=(self._stage2_step.key, self._features_step(data.images_digest).key),
+            parents=(self.training.stage2_step.key, self._features_step(data).key),
         )
 
-    def _answers(self, spec: TaskSpec, data: TaskData, control: str) -> StepResult:
-        def features() -> Features:
-            step = self._features_step(data.images_digest)
-            # The picture itself, and once more as another's in the control; the blind control needs none.
-            num_reads = 1.0 + ("shuffled" in self.section["controls"])
-            return self._features(step, f"features ({spec.name})", data.image_ids, data.image, num_reads)
+    def _answers(self, data: TaskData, control: str) -> StepResult:
+        spec = data.spec
 
-        def build(out: Path, work: Path, progress: Any) -> None:
+        def features() -> Features:
+            return self._features(data)
+
+        def build(out: Path, work: Path, progress: Progress) -> None:
+            if not self.setting.processes.is_main:
+                return
             tokens = features()
-            model = load_llava(self._stage2().path / WEIGHTS, self.config, dim=tokens.dim, device=self.job.device)
+            model = load_llava(
+                self.training.stage2().path / WEIGHTS, self.setting.config, dim=tokens.dim, device=self.job.device
+            )
             _warn_of_unknown_words(model.tokenizer, spec, data)
             kept = work / ANSWERS
             num_before = len(read_jsonl(kept, drop_torn_tail=True)) if kept.is_file() else 0
@@ -342,14 +190,15 @@ class UnderstandingRun:
                 control=control,
                 batch_size=self.job.batch_size,
                 out=kept,
-                max_new_tokens=self.section["max_new_tokens"],
+                max_new_tokens=self.setting.section["max_new_tokens"],
                 progress=progress,
             )
-            self._count("answer", len(data.samples) - num_before, began)
+            self._num_answered += len(data.samples) - num_before
+            self._answer_s += time.monotonic() - began
             copy_file(kept, out / ANSWERS)
 
         label = f"answers ({spec.name})" if control == MAIN else f"answers ({spec.name}, {control})"
-        return self._obtain(self._answers_step(spec, data, control), label, (self._stage2, features), build)
+        return self.runner.obtain(self._answers_step(data, control), label, (self.training.stage2, features), build)
 
 
 def _warn_of_unknown_words(tokenizer: Any, spec: TaskSpec, data: TaskData) -> None:
@@ -364,8 +213,3 @@ def _warn_of_unknown_words(tokenizer: Any, spec: TaskSpec, data: TaskData) -> No
             spec.name,
             100 * unread / len(ids),
         )
-
-
-def _without_checkpoints(stage: StageConfig) -> dict[str, Any]:
-    """Returns a stage's settings but for how often it is saved, which changes no weight."""
-    return {name: value for name, value in asdict(stage).items() if name != "checkpoint_every"}

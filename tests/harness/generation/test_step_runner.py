@@ -13,7 +13,7 @@ import pytest
 from ovbench.harness.events import Reporter, ignore
 from ovbench.harness.generation.latent_stats import LatentMoments
 from ovbench.harness.generation.slots import Group
-from ovbench.harness.generation.step_runner import StepRunner
+from ovbench.harness.generation.step_runner import PictureRunner
 from ovbench.harness.parallel import ALONE, Processes
 from ovbench.harness.steps import Step, StepCache
 from ovbench.harness.training import Progress
@@ -30,8 +30,8 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OVBENCH_CACHE", str(tmp_path / "cache"))
 
 
-def runner(folder: Path, processes: Processes = ALONE, listener: Callable[..., None] = ignore) -> StepRunner:
-    return StepRunner(StepCache(folder / "cache"), Reporter("test", listener), processes)
+def runner(folder: Path, processes: Processes = ALONE, listener: Callable[..., None] = ignore) -> PictureRunner:
+    return PictureRunner(StepCache(folder / "cache"), Reporter("test", listener), processes)
 
 
 def passes(folder: Path, processes: Processes, made: Callable[[Group], Any] = make) -> Any:
