@@ -9,12 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from ovbench.cli_app import Json, Out, ProtocolName, Verbose, app, default_out, guarded, print_rows, setup
+from ovbench.cli_app import Json, Out, Verbose, app, default_out, guarded, print_rows, setup
 from ovbench.cli_fid import fid
 from ovbench.cli_gen import gen_fid
 from ovbench.cli_plan import plan
-from ovbench.cli_records import print_records
+from ovbench.cli_run import run
 
+app.command()(run)
 app.command()(fid)
 app.command("gen-fid")(gen_fid)
 app.command()(plan)
@@ -35,55 +36,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-@app.command()
-@guarded
-def run(
-    encoder: Annotated[
-        list[str],
-        typer.Option("--encoder", "-e", help="family[/variant][:FILE][?option=value]; several times for more."),
-    ],
-    suite: Annotated[
-        str, typer.Option("--suite", "-s", help="understanding, reconstruction, generation, or all of the protocol.")
-    ] = "understanding",
-    protocol: ProtocolName = "mini",
-    tasks: Annotated[
-        str | None, typer.Option("--tasks", help="Only these tasks: names, or paths of YAML files, with commas.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="Only N questions per task, balanced by group.")] = None,
-    seed: Annotated[list[int] | None, typer.Option("--seed", help="Seed; may be given several times.")] = None,
-    data: Annotated[str | None, typer.Option("--data", help="ImageNet, for protocols that need it.")] = None,
-    reference: Annotated[Path | None, typer.Option("--reference", help="ADM's file, likewise.")] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
-    dtype: Annotated[str, typer.Option("--dtype", help="Of the encoder: float32, bfloat16 or float16.")] = "float32",
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Questions at once; changes no answer.")] = 64,
-    out: Out = None,
-    jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Runs side by side. Default: one per core.")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Records as JSON on stdout, progress as JSON.")] = False,
-    verbose: Verbose = False,
-) -> None:
-    """Judge frozen encoders on a suite. Idempotent: the same command again finishes what is missing."""
-    setup(verbose)
-    from ovbench.harness.generation.options_config import GenerationOptions
-    from ovbench.harness.run import plan_runs
-
-    folder = out or default_out()
-    places = GenerationOptions(data=data, reference=reference) if data or reference else None
-    plan = plan_runs(
-        encoders=encoder,
-        suite=suite,
-        protocol=protocol,
-        tasks=None if tasks is None else tuple(part.strip() for part in tasks.split(",") if part.strip()),
-        limit=limit,
-        seeds=tuple(seed) if seed else (0,),
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
-        out=folder,
-        generation=None if places is None else [places],
-    )
-    print_records(plan, folder, jobs=jobs, json_output=json_output)
 
 
 @app.command()

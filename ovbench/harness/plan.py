@@ -96,6 +96,7 @@ def plan_runs(
     batch_size: int,
     out: Path | None,
     generation: Sequence[GenerationOptions] | None = None,
+    understanding: UnderstandingOptions | None = None,
     with_reconstruction: bool = False,
 ) -> Plan:
     """Checks everything a command named and returns the runs it asks for.
@@ -137,6 +138,8 @@ def plan_runs(
     if out is not None:
         feature_cache_bytes()  # a bad bound is refused now, not in a worker
         _check_space(make_dir(out))
+    if understanding is not None and "understanding" not in suites:
+        understanding.refuse_for(suite)
     jobs: list[Job] = []
     if suite == ALL and "understanding" in suites:
         _say_what_is_left_out(parsed.values())
@@ -160,6 +163,7 @@ def plan_runs(
                 dtype=known_dtype,
                 batch_size=batch_size,
                 generation=option,
+                understanding=understanding if name == "understanding" else None,
             )
             for seed in dict.fromkeys(seeds)
             for spec in parsed.values()

@@ -129,12 +129,6 @@ def run_all(
 
 def _run_with_others(jobs: Sequence[Job], store: RunStore, listener: Listener) -> list[RunRecord]:
     """Runs every job in all processes of a launcher together; the main one stores records and tells of progress."""
-    if not all(job.suite in ("reconstruction", "generation") for job in jobs):
-        raise ConfigError(
-            "the suite 'understanding' runs in one process",
-            where="torchrun",
-            fix="start it without torchrun; several encoders run side by side",
-        )
     main = is_main_process()
     with folder_lock(store.root, purpose="run") if main else contextlib.nullcontext():
         records: list[RunRecord] = []
@@ -235,6 +229,7 @@ class _Request:
                 "dtype": job.dtype,
                 "batch_size": job.batch_size,
                 "generation": None if job.generation is None else [job.generation],
+                "understanding": job.understanding,
             }
         )
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.names import unknown
@@ -48,3 +48,31 @@ class UnderstandingOptions:
             raise ConfigError(
                 "--reference checks every token", where="--trust-first-token", fix="leave one of the two out"
             )
+
+    def refuse_for(self, suite: str) -> None:
+        """Raises where a setting was given to a suite that has no use for it.
+
+        Raises:
+            ConfigError: One was.
+        """
+        usual = UnderstandingOptions()
+        for entry in fields(self):
+            if getattr(self, entry.name) != getattr(usual, entry.name):
+                flag = _FLAGS.get(entry.name, f"--{entry.name.replace('_', '-')}")
+                raise ConfigError(
+                    f"{flag} is of the suite understanding, not of {suite}", where=flag, fix="leave it out"
+                )
+
+
+_FLAGS = {"language_model": "--llm"}
+
+
+def read_options(*, data: str | None, **values: Any) -> UnderstandingOptions | None:
+    """Returns the options as the command line has them; None where all are as usual.
+
+    Raises:
+        ConfigError: A value is unknown, or two exclude each other.
+        DataError: A folder is not there.
+    """
+    options = UnderstandingOptions(data=None if data is None else Path(data).expanduser(), **cast(Any, values))
+    return None if options == UnderstandingOptions() else options
