@@ -29,7 +29,7 @@ class SmokeRun(UnderstandingRun):
 
     def train_features(self) -> torch.Tensor:
         """Returns some tokens of the training set."""
-        return self._train_features()(self.training.image_ids[:40])
+        return self._train_features()(self.training.image_ids(1)[:40])
 
     @property
     def entry(self) -> Path:
@@ -66,7 +66,7 @@ def folder(made: tuple[Path, torch.Tensor], tmp_path: Path) -> Path:
 def test_the_steps_file_names_every_picture(made: tuple[Path, torch.Tensor]) -> None:
     run = SmokeRun(made[0])
     content = json.loads((run.entry / IMAGES).read_text())
-    assert list(content["digests"]) == sorted(run.training.image_ids)
+    assert list(content["digests"]) == sorted(run.training.image_ids(1))
     assert (made[0] / "feature_cache" / "namespaces" / content["namespace"]).is_dir()
     assert {path.name for path in run.entry.iterdir()} == {IMAGES, "manifest.json"}
 

@@ -225,7 +225,7 @@ class UnderstandingRun:
         return self._features(
             self._train_features_step,
             "features (train)",
-            self.training.image_ids,
+            self.training.image_ids(1),
             self.training.image,
             self._num_training_reads(),
         )
@@ -233,7 +233,8 @@ class UnderstandingRun:
     def _num_training_reads(self) -> float:
         """Returns how many times the two stages look at each image."""
         stages = (self.config.stage1, self.config.stage2)
-        return sum(stage.steps * stage.batch_size for stage in stages) / self.training.num_scenes
+        count = self.training.num_scenes
+        return sum(stage.num_steps(count) * stage.batch_size for stage in stages) / count
 
     # --- two stages of training ------------------------------------------------------------------------------------
 
@@ -368,4 +369,4 @@ def _warn_of_unknown_words(tokenizer: Any, spec: TaskSpec, data: TaskData) -> No
 
 def _without_checkpoints(stage: StageConfig) -> dict[str, Any]:
     """Returns a stage's settings but for how often it is saved, which changes no weight."""
-    return {name: value for name, value in asdict(stage).items() if name != "checkpoint_every"}
+    return stage.identity()
