@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class JsonRows:
                 where=str(path),
                 fix="put it there, or name another data folder with --llava-data",
             ) from error
+        close = weakref.finalize(self, os.close, self._handle)
         try:
             places, images = [], []
             for start, end, row in _scan(self._handle, path):
@@ -49,13 +51,8 @@ class JsonRows:
                 for number, image in enumerate(images)
             ]
         except BaseException:
-            os.close(self._handle)
+            close()
             raise
-
-    def __del__(self) -> None:
-        handle, self._handle = getattr(self, "_handle", -1), -1
-        if handle >= 0:
-            os.close(handle)
 
     def __len__(self) -> int:
         return len(self._places)
