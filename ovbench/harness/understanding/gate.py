@@ -155,7 +155,7 @@ def check_stage1(
         mode=config.mode,
         num_images=len(items),
         captions=tuple(captions[:_SHOWN]),
-        failures=tuple(_failures(numbers, config)),
+        failures=tuple(failures_of(numbers, config)),
         **numbers,
     )
     if report is not None:
@@ -163,16 +163,17 @@ def check_stage1(
     return found
 
 
-def _failures(found: Mapping[str, float], config: GateConfig) -> list[str]:
+def failures_of(found: Mapping[str, float], config: GateConfig) -> list[str]:
+    """Returns a sentence for every bound that the numbers of a report miss; a number that is NaN misses its own."""
     first, final, own = found["first_loss"], found["final_loss"], found["held_out_loss"]
     failures: list[str] = []
-    if final > config.max_loss:
+    if not final <= config.max_loss:
         failures.append(f"the loss ended at {final:.3f}, above {config.max_loss:g}")
-    if final > (1 - config.min_drop) * first:
+    if not final <= (1 - config.min_drop) * first:
         failures.append(f"the loss fell from {first:.3f} to {final:.3f}, by less than {config.min_drop:.0%}")
     for name, of in (("shuffled", "the images of others"), ("blind", "no images")):
         gain = found[f"{name}_loss"] - own
-        if gain < config.min_gain:
+        if not gain >= config.min_gain:
             failures.append(
                 f"own images help by {gain:.3f} nats a token over {of}, less than {config.min_gain:g} "
                 f"(losses {own:.3f} and {found[f'{name}_loss']:.3f})"

@@ -159,7 +159,17 @@ def _prepare(model: Llava, config: LlavaConfig, stage: int, device: torch.device
     model.train()
     model.language_model.requires_grad_(stage == 2)
     if config.gradient_checkpointing:
-        model.language_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        language_model = model.language_model
+        if not language_model.supports_gradient_checkpointing:
+            raise ConfigError(
+                f"{type(language_model).__name__} cannot compute its activations twice",
+                where="understanding.gradient_checkpointing",
+                fix="set it to false",
+            )
+        # The older name warns where there is the new one; both take these options first.
+        name = "activation_checkpointing_enable"
+        enable = getattr(language_model, name, None) or language_model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     if device.type != "cpu" and model.device.type == "cpu":  # built on the CPU to be sharded
         model.language_model.set_attn_implementation("sdpa")
 
