@@ -49,6 +49,14 @@ class TrainingData(Protocol):
         """Returns conversation `index`; `visit` counts the passes over the data, for sources that vary."""
         ...
 
+    def image_ids(self, stage: int) -> tuple[str, ...]:
+        """Returns the ids of the images of a stage, each once."""
+        ...
+
+    def image(self, image_id: str) -> np.ndarray:
+        """Returns an image, uint8 `[H, W, 3]`."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorldTrainingData:
@@ -71,9 +79,13 @@ class WorldTrainingData:
         """The sha256 of the settings, the world's version and the photographs."""
         return fingerprint({"world": GENERATOR_VERSION, "settings": asdict(self), "sprites": self._sprites.digest})
 
+    def image_ids(self, stage: int) -> tuple[str, ...]:
+        """Returns the ids of all images that training asks for, the same in both stages."""
+        del stage
+        return self._image_ids
+
     @cached_property
-    def image_ids(self) -> tuple[str, ...]:
-        """The ids of all images that training asks for."""
+    def _image_ids(self) -> tuple[str, ...]:
         return tuple(self.scene(index).image_id for index in range(self.num_scenes))
 
     @cached_property

@@ -14,6 +14,8 @@ from torch import nn
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.lazy import require
 from ovbench.harness.checkpoint import load_tensors, save_tensors
+from ovbench.harness.parallel import ALONE, Processes
+from ovbench.harness.sharding import whole_state
 from ovbench.harness.understanding.config import LlavaConfig
 from ovbench.harness.understanding.conversation import IGNORED, Template, Tokenized, template
 from ovbench.harness.understanding.projector import build_projector
@@ -201,13 +203,28 @@ def build_llava(config: LlavaConfig, dim: int, *, seed: int, stage: int = 2, dev
     return Llava(model, tokenizer, projector, form, max_length=config.max_length)
 
 
-def save_llava(path: Path, model: Llava, *, with_language_model: bool, metadata: Mapping[str, str]) -> None:
-    """Writes the projector, and the language model where it was trained, under the original implementation's keys."""
-    tensors = {f"{_PROJECTOR_PREFIX}{key}": value.clone() for key, value in model.projector.state_dict().items()}
+def save_llava(
+    path: Path,
+    model: Llava,
+    *,
+    with_language_model: bool,
+    metadata: Mapping[str, str],
+    processes: Processes = ALONE,
+) -> None:
+    """Writes the projector, and the language model where it was trained, under the original implementation's keys.
+
+    Args:
+        path: The file; the main process writes it.
+        model: Sharded or not: the file holds whole tensors.
+        with_language_model: Write it too.
+        metadata: Words that go with it.
+        processes: All call this together.
+    """
+    tensors = {f"{_PROJECTOR_PREFIX}{key}": value for key, value in whole_state(model.projector).items()}
     if with_language_model:
-        # A copy, because safetensors refuses tied tensors.
-        tensors |= {key: value.detach().clone() for key, value in model.language_model.state_dict().items()}
-    save_tensors(path, tensors, metadata)
+        tensors |= whole_state(model.language_model)  # copies, because safetensors refuses tied tensors
+    if processes.is_main:
+        save_tensors(path, tensors, metadata)
 
 
 def load_weights(path: Path, model: Llava) -> None:

@@ -42,7 +42,7 @@ def test_passes_ask_other_questions_unless_told_not_to() -> None:
 
 
 def test_training_never_asks_for_a_test_image() -> None:
-    assert all(image_id.startswith("train-") for image_id in WorldTrainingData(seed=0, num_scenes=20).image_ids)
+    assert all(image_id.startswith("train-") for image_id in WorldTrainingData(seed=0, num_scenes=20).image_ids(2))
 
 
 def test_impossible_settings_are_refused() -> None:
