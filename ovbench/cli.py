@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ovbench.cli_app import Json, Out, ProtocolName, Verbose, app, default_out, guarded, print_rows, setup
+from ovbench.cli_data import data_app
 from ovbench.cli_fid import fid
 from ovbench.cli_gen import gen_fid
 from ovbench.cli_plan import plan
@@ -18,6 +19,7 @@ from ovbench.cli_records import print_records
 app.command()(fid)
 app.command("gen-fid")(gen_fid)
 app.command()(plan)
+app.add_typer(data_app, name="data")
 
 
 def _version(wanted: bool) -> None:
