@@ -66,9 +66,8 @@ def mount(
     from ovbench._base.paths import config_file, data_dir
     from ovbench.tasks.tables.mount import mount as remember
 
+    folder = folder.expanduser().absolute()
     print_rows(remember(folder), json_output)
-    typer.echo(
-        f"remembered: {folder.expanduser().absolute()} (in {config_file()}; remove that file to forget it)", err=True
-    )
-    if (first := data_dir()) != folder.expanduser().absolute():
+    typer.echo(f"remembered: {folder} (in {config_file()}; remove that file to forget it)", err=True)
+    if (first := data_dir()) != folder:
         typer.echo(f"warning: OVBENCH_DATA is set and comes first: {first}", err=True)

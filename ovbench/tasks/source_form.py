@@ -73,10 +73,8 @@ def _rows(entry: Fields) -> dict[str, Any]:
             if not isinstance(found["question"].get(key, True), bool):
                 raise ConfigError(f"'{key}' must be true or false", where=entry.place("question"))
     if "group_names" in entry:
-        named = entry.mapping("group_names")
-        found["group_names"] = {
-            str(cell): Fields(named, named, entry.place("group_names")).text(cell) for cell in named
-        }
+        named = Fields(entry.mapping("group_names"), entry.mapping("group_names"), entry.place("group_names"))
+        found["group_names"] = {str(cell): named.text(cell) for cell in entry.mapping("group_names")}
     if "blank" in entry:
         found["blank"] = list(entry.texts("blank"))
     return found
@@ -120,12 +118,13 @@ def _parse_tables(mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
     ]
     found["where"] = {column: str(value) for column, value in entry.mapping("where", {}).items()}
     found["num_rows"] = entry.integer("num_rows", least=1)
-    found["not_rows"] = [
-        {"group": rule.text("group"), "rows": rule.integer("rows", least=1), "task": rule.text("task")}
-        for each in entry.listed("not_rows", [])
-        if (rule := Fields(each, ("group", "rows", "task"), entry.place("not_rows")))
-    ]
+    found["not_rows"] = [_other_release(rule, entry.place("not_rows")) for rule in entry.listed("not_rows", [])]
     return found
+
+
+def _other_release(mapping: Any, where: str) -> dict[str, Any]:
+    rule = Fields(mapping, ("group", "rows", "task"), where)
+    return {"group": rule.text("group"), "rows": rule.integer("rows", least=1), "task": rule.text("task")}
 
 
 def _layout(source: Fields, mapping: Any, key: str, where: str) -> dict[str, Any]:

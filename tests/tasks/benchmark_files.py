@@ -3,8 +3,8 @@
     folder = write_benchmark("pope", tmp_path / "data")
     data = load_data(load_task("pope"), data_dir=folder)
 
-Texts and pictures are made up; names of columns, configurations, splits and files are those of the tables on the hub, so
-that `datasets` and lmms-eval read them too. Several rows share each picture.
+Texts and pictures are made up; names of columns, configurations, splits and files are those of the tables on the hub,
+so that `datasets` and lmms-eval read them too. Several rows share each picture.
 """
 
 from __future__ import annotations
@@ -133,7 +133,8 @@ def _gqa(num_images: int) -> list[MadeTable]:
     }  # fmt: skip
     rows = [
         {
-            "id": f"2{number:07d}", "imageId": f"n{number // 4}", "question": f"What is left of the {_OBJECTS[number % 8]}?",
+            "id": f"2{number:07d}", "imageId": f"n{number // 4}",
+            "question": f"What is left of the {_OBJECTS[number % 8]}?",
             "answer": _OBJECTS[(number + 1) % 8], "fullAnswer": f"A {_OBJECTS[(number + 1) % 8]}.", "isBalanced": True,
             "groups": {"global": "object", "local": "06-a"},
             "types": {"detailed": "relS", "semantic": "rel", "structural": "query"},

@@ -92,15 +92,9 @@ def check_shard(shard: Shard, column: str, rows: Sequence[int], folders: Sequenc
     """
     if shard.form == "jsonl":
         return list(_check(shard, column, rows, folders))
-    state = shard.path.resolve().stat()
-    identity = [
-        str(shard.path.resolve()),
-        state.st_size,
-        state.st_mtime_ns,
-        column,
-        list(rows),
-        list(map(str, folders)),
-    ]
+    path = shard.path.resolve()
+    state = path.stat()
+    identity = [str(path), state.st_size, state.st_mtime_ns, column, list(rows), list(map(str, folders))]
     remembered = cache_dir() / _FOLDER / f"{fingerprint([_INDEX_VERSION, *identity])}.json"
     if remembered.is_file():
         return [Checked(sha256=name) for name in read_json(remembered)]

@@ -33,7 +33,7 @@ def mount(folder: Path) -> list[dict[str, Any]]:
         raise DataError(
             "the folder holds the data of no task",
             where=str(folder),
-            fix="name a folder made by `ovbench data pack`, or one with a folder per repository; see docs/benchmarks.md",
+            fix="name a folder made by `ovbench data pack`, or one as in docs/benchmarks.md",
         )
     path = config_file()
     settings = read_json(path) if path.is_file() else {}

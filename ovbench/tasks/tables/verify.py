@@ -83,10 +83,9 @@ def _unusable_pictures(spec: TaskSpec, folder: Path) -> list[str]:
     data = load_data(spec, data_dir=folder)
     first = {sample.image_id: sample.item_id for sample in reversed(data.samples)}
     assert isinstance(data.image, TablePictures)
+    places = data.image.places
     # In the order of the files, so that each is read once.
-    names = sorted(
-        data.image_ids, key=lambda name: (str(data.image.places[name].shard.path), data.image.places[name].row)
-    )
+    names = sorted(data.image_ids, key=lambda name: (str(places[name].shard.path), places[name].row))
     faults = []
     for name in names:
         try:
