@@ -68,6 +68,8 @@ def picture_bytes(cell: Any, folders: Sequence[Path]) -> bytes:
         return cell
     if not isinstance(path, str) or not path:
         raise DataError("missing")
+    if os.path.isabs(path) or ".." in Path(path).parts:
+        raise DataError(f"'{path}' leads out of the folder")
     for folder in folders:
         if os.path.isfile(folder / path):
             try:

@@ -14,13 +14,12 @@ from ovbench import __version__
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.files import atomic_file, folder_lock, make_dir
 from ovbench._base.fingerprint import file_sha256
-from ovbench._base.paths import data_dir
 from ovbench.tasks.base import TaskSpec
 from ovbench.tasks.load import load_task, task_names
 from ovbench.tasks.tables.contents import content_of, size_text
 from ovbench.tasks.tables.layouts import expected
 from ovbench.tasks.tables.load import data_files, read_located
-from ovbench.tasks.tables.manifest import MANIFEST, Manifest, manifest_of
+from ovbench.tasks.tables.manifest import Manifest, manifest_of
 from ovbench.tasks.tables.places import Located, in_folder, locate
 
 Row = dict[str, Any]
@@ -63,7 +62,7 @@ def pack(names: Sequence[str], target: Path, *, source: Path | None = None) -> l
     specs = published_tasks(names)
     if source is not None and source.resolve() == target.resolve():
         raise ConfigError("the data would be copied onto themselves", where="--from, --to", fix="name two folders")
-    found = [(spec, _origin(spec, source, target)) for spec in specs]
+    found = [(spec, _origin(spec, source)) for spec in specs]
     contents = [(spec, located, data_files(located, read_located(spec, located))) for spec, located in found]
     with folder_lock(target, purpose="ovbench data pack"):
         manifest = manifest_of(target) or Manifest(folder=target)
@@ -79,7 +78,7 @@ def pack(names: Sequence[str], target: Path, *, source: Path | None = None) -> l
         rows = []
         manifest.made = datetime.now(UTC).isoformat(timespec="seconds")
         manifest.ovbench = __version__
-        (target / MANIFEST).unlink(missing_ok=True)  # it would not describe what is being added
+        manifest.save()  # the files; what the tasks hold is read from them, so that a pack is known to load
         for spec, located, _ in contents:
             content = manifest.tasks[spec.name] = content_of(spec, target)
             rows.append({"task": spec.name, "rows": content["rows"], "images": content["images"], "from": located.name})
@@ -87,10 +86,9 @@ def pack(names: Sequence[str], target: Path, *, source: Path | None = None) -> l
     return rows
 
 
-def _origin(spec: TaskSpec, source: Path | None, target: Path) -> Located:
+def _origin(spec: TaskSpec, source: Path | None) -> Located:
     if source is None:
-        folder = data_dir()
-        return locate(spec, data_dir=folder if folder is None or folder.resolve() != target.resolve() else None)
+        return locate(spec)
     located = in_folder(spec, source)
     if located is None:
         raise DataError(
