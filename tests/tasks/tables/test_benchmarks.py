@@ -1,4 +1,4 @@
-"""Each published benchmark from made-up tables in the real layout: prompts letter by letter, groups, answers, pictures."""
+"""Each published benchmark from made-up tables in the real layout: prompts, groups, answers, pictures."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ PROMPTS = {
     "seedbench": f"How many dogs are there in picture 0?\nA. One\nB. Two\nC. Three\nD. Four{LETTER}",
     "mme": f"Is the answer Yes to existence 0?{SHORT}",
     "gqa": f"What is left of the dog?{SHORT}",
-    "scienceqa-img": "Context: Figure: states of matter.\nLook at it.\nWhich of these is number 0?\nA. a solid\nB. a liquid"
-    + LETTER,
+    "scienceqa-img": "Context: Figure: states of matter.\nLook at it.\nWhich of these is number 0?\n"
+    f"A. a solid\nB. a liquid{LETTER}",
     "textvqa": f"What is the brand of this nikon camera 0?{SHORT}",
     "textvqa-ocr": f"what is the brand of this NIKON camera 0?\nReference OCR token: DAKOTA, DIGITAL{SHORT}",
     "vizwiz-val": "What is this can?\nWhen the provided information is insufficient, respond with 'Unanswerable'."
@@ -85,9 +85,9 @@ def test_pope_asks_each_picture_six_times_a_subset_and_shares_the_yes_questions(
     data = load("pope")
     assert Counter(sample.group for sample in data.samples) == dict.fromkeys(data.spec.groups, 24)
     yes = {
-        group: {(sample.image_id, sample.prompt) for sample in data.samples if (sample.group, sample.answer) == (group, "yes")}
+        group: {(each.image_id, each.prompt) for each in data.samples if (each.group, each.answer) == (group, "yes")}
         for group in data.spec.groups
-    }  # fmt: skip
+    }
     assert yes["random"] == yes["popular"] == yes["adversarial"]
     assert data.samples[0].item_id == "adversarial-1"  # question_id counts within a subset
 
