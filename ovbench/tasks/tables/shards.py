@@ -1,6 +1,7 @@
 """One file of a table: its rows without pictures, and its pictures one at a time.
 
-Contract: no more than a small batch of pictures is in memory at once, whatever the size of the file.
+Contract: a few pictures are in memory at once, and what pyarrow needs to read them: of Parquet one page, in tables of the
+hub less than a hundred pictures; an Arrow file is mapped.
 """
 
 from __future__ import annotations
@@ -117,8 +118,9 @@ class _Guard:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        arrow = require("pyarrow")
-        if isinstance(error, (OSError, arrow.ArrowException)):
+        if not isinstance(error, Exception):  # none; or a generator that is closed, perhaps when Python itself ends
+            return
+        if isinstance(error, (OSError, require("pyarrow").ArrowException)):
             raise DataError(
                 f"'{self.path.name}' cannot be read as {self.form}, it is cut off or damaged: {error}",
                 where=str(self.path),
