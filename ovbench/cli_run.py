@@ -52,8 +52,8 @@ def run(
     trust_first_token: Annotated[
         bool, typer.Option("--trust-first-token", help="Do not check that one-word answers end; said to be not exact.")
     ] = False,
-    on_bad: Annotated[
-        str, typer.Option("--on-bad", help="Bad rows of the training data: refuse, or drop and name them.")
+    bad_rows: Annotated[
+        str, typer.Option("--bad-rows", help="Bad rows of the training data: refuse, or drop and name them.")
     ] = "refuse",
     sharding: Annotated[
         str, typer.Option("--sharding", help="Of LLaVA's training under torchrun: none or fsdp2.")
@@ -80,7 +80,7 @@ def run(
         reference=reference,
         trust_first_token=trust_first_token,
         sharding=sharding,
-        on_bad=on_bad,
+        on_bad=bad_rows,
     )
     folder = out or default_out()
     plan = plan_runs(

@@ -46,6 +46,34 @@ def runs_dir() -> Path:
     return Path(os.environ.get("OVBENCH_RUNS") or "runs").expanduser()
 
 
+def config_file() -> Path:
+    """Returns the file of what this user has set: `ovbench/config.json` below the user's configuration folder."""
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".config") / "ovbench" / "config.json"
+
+
+def data_dir() -> Path | None:
+    """Returns the folder of published benchmarks: `$OVBENCH_DATA`, or the one that `ovbench data mount` remembers.
+
+    Raises:
+        DataError: The file that remembers it is damaged.
+    """
+    if value := os.environ.get("OVBENCH_DATA"):
+        return Path(value).expanduser()
+    path = config_file()
+    try:
+        value = json.loads(path.read_text(encoding="utf-8")).get("data_dir")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"'{path.name}' cannot be read: {type(error).__name__}: {error}",
+            where=str(path),
+            fix="remove the file, then: ovbench data mount DIR",
+        ) from error
+    return Path(value) if value else None
+
+
 _REINSTALL = (
     "reinstall the package: python -m pip install --force-reinstall ovbench (in a clone: git checkout the file)"
 )

@@ -76,8 +76,10 @@ def open_picture(source: Path | bytes, *, where: str = "") -> Image:
         DataError: It is missing, empty, truncated, no picture, far too large, or its values have no known range.
     """
     from PIL import Image as PILImage
-    from PIL import UnidentifiedImageError
+    from PIL import ImageFile, UnidentifiedImageError
 
+    # Trap: lmms-eval, once imported, lets Pillow fill what a cut-off picture lacks with grey, for the whole process.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     subject = f"the picture '{source.name}'" if isinstance(source, Path) else "the picture"
     where = where or (str(source) if isinstance(source, Path) else "")
     data = _read(source, subject, where) if isinstance(source, Path) else source

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from ovbench._base.errors import ConfigError
 from ovbench._base.names import lookup, unknown
 from ovbench.tasks.answers import PARSERS, YES_NO, Kind
-from ovbench.tasks.prompts import check_prompt
+from ovbench.tasks.prompts import check_prompt, extra_names
 
 if TYPE_CHECKING:
     import numpy
@@ -79,7 +79,7 @@ class TaskSpec:
             values = getattr(self, key)
             if len(set(values)) < len(values):
                 raise ConfigError(f"a name is given twice: {', '.join(values)}", where=f"{where}, {key}")
-        check_prompt(self.prompt, where=f"{where}, prompt")
+        check_prompt(self.prompt, where=f"{where}, prompt", extra=extra_names(self.source))
 
 
 def _one_of(kind: str, value: str, allowed: tuple[str, ...], where: str, *, key: str = "") -> None:
@@ -125,6 +125,7 @@ class TaskData:
     images_digest: str  # sha256 over the pictures alone: two tasks that ask about the same pictures share it
     image: Callable[[str], numpy.ndarray] = field(repr=False)  # image id → uint8 [H, W, 3], RGB
     num_total: int  # questions before any limit
+    provenance: Mapping[str, str] = field(default_factory=dict)  # of a published table: repository, revision, folder
 
     def __post_init__(self) -> None:
         assert self.spec.kind != "yesno" or all(sample.answer in YES_NO for sample in self.samples)

@@ -82,9 +82,13 @@ class Fields:
                 )
         return tuple(values)
 
-    def mapping(self, key: str) -> Mapping[str, Any]:
+    def mapping(self, key: str, default: dict[str, Any] | None = None) -> Mapping[str, Any]:
         """Returns a mapping as it is."""
-        return self._take(key, dict, None)
+        return self._take(key, dict, default)
+
+    def listed(self, key: str, default: list[Any] | None = None) -> list[Any]:
+        """Returns a list as it is."""
+        return self._take(key, list, default)
 
     def choice(self, key: str, allowed: Iterable[str], default: str | None = None) -> str:
         """Returns one of the allowed texts."""

@@ -13,7 +13,7 @@ from ovbench._base.names import lookup, unknown
 from ovbench.tasks.answers import Kind
 from ovbench.tasks.base import Family, Scoring, TaskSpec
 from ovbench.tasks.fields import Fields
-from ovbench.tasks.sources import check_source, parse_source
+from ovbench.tasks.source_form import check_source, parse_source
 
 CATALOG = Path(__file__).parent / "catalog"
 _SUITES = Path(__file__).parent / "suites.yaml"
@@ -77,6 +77,8 @@ def load_task_file(path: Path) -> TaskSpec:
             metrics=entry.texts("metrics"),
             headline=entry.text("headline"),
             chance=entry.number("chance"),
+            scorer=entry.text("scorer", ""),
+            max_new_tokens=entry.integer("max_new_tokens", least=1) if "max_new_tokens" in entry else None,
             groups=entry.texts("groups", ()),
             family=cast(Family, entry.text("family", "local")),
             citation=entry.text("citation", ""),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,18 +13,15 @@ from ovbench._base.errors import DataError
 from ovbench._base.files import read_jsonl
 from ovbench._base.fingerprint import file_sha256, fingerprint
 from ovbench._base.lazy import require
-from ovbench._base.names import suggest
 from ovbench._base.pictures import open_picture
-from ovbench.tasks.answers import LETTERS, YES_NO
 from ovbench.tasks.base import TaskSpec
-from ovbench.tasks.rows import Loaded, Row
+from ovbench.tasks.row_reader import RowForm, RowReader, refuse_duplicates
+from ovbench.tasks.rows import Loaded
 
 if TYPE_CHECKING:
     import numpy
 
 FILE_TYPES = ("jsonl", "csv", "tsv", "parquet")
-COLUMNS = ("id", "image", "question", "options", "answer", "group")
-_ONE_GROUP = "all"
 _MAX_CELL_BYTES = 1 << 26
 
 
@@ -51,123 +47,16 @@ def load_local(spec: TaskSpec) -> Loaded:
     table = _READERS[source["type"]](path)
     if not table:
         raise DataError(f"'{path.name}' holds no rows", where=str(path))
-    rows = tuple(_Reader(spec, path, number, cells).row() for number, cells in enumerate(table, start=1))
-    _refuse_duplicates(rows, path)
+    form = RowForm.of(spec.kind, source)
+    rows = tuple(
+        RowReader(form=form, file=str(path), number=number, cells=cells).row()
+        for number, cells in enumerate(table, start=1)
+    )
+    refuse_duplicates(rows, str(path))
     pictures = Pictures(folder=source["images"])
     for number, row in enumerate(rows, start=1):
         pictures.check(row.image_id, f"{path.name}, row {number}")
     return Loaded(rows=rows, digest=digest, image=pictures, digest_images=pictures.digest)
-
-
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    """One row of the file, as the reader found it → Row."""
-
-    spec: TaskSpec
-    path: Path
-    number: int  # counted from 1, without the header
-    cells: Mapping[str, Any]
-
-    def row(self) -> Row:
-        columns = self.spec.source["columns"]
-        options = self._options() if self.spec.kind == "choice" else YES_NO
-        return Row(
-            item_id=f"row-{self.number:06d}" if self.spec.source["key"] == "row" else self._text(columns["id"]),
-            image_id=self._text(columns["image"]),
-            question=self._text(columns["question"]),
-            options=options,
-            answer=self._answer(options),
-            group=self._text(columns["group"]) if "group" in columns else _ONE_GROUP,
-        )
-
-    def _fault(self, what: str, *, fix: str = "") -> DataError:
-        return DataError(f"row {self.number}: {what}", where=str(self.path), fix=fix)
-
-    def _cell(self, column: str) -> Any:
-        if column not in self.cells:
-            near = suggest(column, self.cells)
-            there = f"columns: {', '.join(self.cells)}"
-            raise self._fault(
-                f"there is no column '{column}'",
-                fix=f"did you mean '{near}'? C{there[1:]}" if near else f"correct source.columns; {there}",
-            )
-        return self.cells[column]
-
-    def _text(self, column: str) -> str:
-        value = self._cell(column)
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = str(value)
-        if not isinstance(value, str):
-            raise self._fault(f"'{column}' must hold a text, found {type(value).__name__}")
-        if not value.strip():
-            raise self._fault(f"'{column}' is empty")
-        return self._whole(value.strip())
-
-    def _whole(self, text: str) -> str:
-        try:
-            text.encode()
-        except UnicodeEncodeError:  # JSON can write half of a surrogate pair, which no file or digest can hold
-            raise self._fault(f"{text!a} holds half a character", fix="write the row again as UTF-8") from None
-        return text
-
-    def _options(self) -> tuple[str, ...]:
-        named = self.spec.source["columns"]["options"]
-        if isinstance(named, list):
-            values = [self._cell(column) for column in named]
-            while values and values[-1] in (None, ""):
-                values.pop()  # MMBench's way to ask with fewer than four options
-        else:
-            values = self._cell(named)
-            if isinstance(values, str):
-                values = self._json_list(named, values)
-        if not isinstance(values, list) or len(values) < 2:
-            raise self._fault(
-                "fewer than two options were found", fix="a cell holds a list of texts (JSON in CSV and TSV)"
-            )
-        options = tuple(self._whole(str(value).strip()) for value in values if value is not None)
-        if len(options) < len(values) or "" in options:
-            raise self._fault("an option is empty")
-        if len(set(options)) < len(options):
-            raise self._fault(f"an option is given twice: {', '.join(options)}")
-        if len(options) > len(LETTERS):
-            raise self._fault(f"{len(options)} options are more than there are letters")
-        return options
-
-    def _json_list(self, column: str, text: str) -> Any:
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            raise self._fault(f"'{column}' is not a JSON list: {error}") from None
-
-    def _answer(self, options: tuple[str, ...]) -> str:
-        form = self.spec.source["answer"]
-        text = self._text(self.spec.source["columns"]["answer"])
-        if form == "text":
-            wanted = text.lower() if options == YES_NO else text
-            if wanted in options:
-                return wanted
-            raise self._fault(f"the answer '{text}' is none of the options", fix=f"options: {', '.join(options)}")
-        if form == "letter":
-            place = LETTERS.find(text.upper()) if len(text) == 1 else -1
-        else:
-            place = int(text) if text.isdecimal() else -1
-        if not 0 <= place < len(options):
-            last = LETTERS[len(options) - 1] if form == "letter" else str(len(options) - 1)
-            first = "A" if form == "letter" else "0"
-            raise self._fault(f"the answer '{text}' is no {form} of an option", fix=f"it must be {first} to {last}")
-        return options[place]
-
-
-def _refuse_duplicates(rows: tuple[Row, ...], path: Path) -> None:
-    first: dict[str, int] = {}
-    for number, row in enumerate(rows, start=1):
-        if row.item_id in first:
-            raise DataError(
-                f"the id '{row.item_id}' occurs twice, in rows {first[row.item_id]} and {number}",
-                where=str(path),
-                fix="make the ids unique, or write key: row in the source to count the rows instead",
-            )
-        first[row.item_id] = number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -32,3 +32,4 @@ class Loaded:
     digest: str  # of where the rows are from: generator and seeds, or the file
     image: Callable[[str], numpy.ndarray]  # image id → uint8 [H, W, 3], RGB
     digest_images: Callable[[tuple[str, ...]], str]  # image ids → sha256 over the pictures
+    provenance: Mapping[str, str] = field(default_factory=dict)  # of a published table: repository, revision, folder

@@ -8,6 +8,7 @@ import pytest
 from ovbench._base import paths
 from ovbench._base.errors import DataError
 from ovbench._base.fingerprint import file_sha256
+from ovbench._base.paths import config_file, data_dir
 
 CONTENT = b"garments"
 
@@ -86,3 +87,28 @@ def test_runs_go_to_the_working_folder_by_default(monkeypatch: pytest.MonkeyPatc
     assert paths.runs_dir() == Path("runs")
     monkeypatch.setenv("OVBENCH_RUNS", "/elsewhere")
     assert paths.runs_dir() == Path("/elsewhere")
+
+
+def test_data_folder_is_that_of_the_environment_then_the_remembered_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("OVBENCH_DATA", raising=False)
+    assert data_dir() is None
+    config_file().parent.mkdir(parents=True)
+    config_file().write_text('{"data_dir": "/remembered"}')
+    assert data_dir() == Path("/remembered")
+    monkeypatch.setenv("OVBENCH_DATA", "~/data")
+    assert data_dir() == Path.home() / "data"
+
+
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_damaged_configuration_is_said(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("OVBENCH_DATA", raising=False)
+    config_file().parent.mkdir(parents=True)
+    config_file().write_text(content)
+    with pytest.raises(DataError) as caught:
+        data_dir()
+    assert "'config.json' cannot be read" in caught.value.what
+    assert "ovbench data mount DIR" in caught.value.fix

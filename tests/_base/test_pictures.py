@@ -206,3 +206,11 @@ def test_modes_that_pillow_cannot_convert_are_refused() -> None:
     with pytest.raises(DataError, match="a picture of mode La cannot be shown as RGB: conversion from La") as error:
         to_rgb(Image.new("La", (2, 2)))
     assert error.value.fix == "save it as an RGB PNG or JPEG"
+
+
+def test_a_cut_off_picture_is_refused_whatever_another_library_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import ImageFile
+
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as importing lmms-eval does
+    with pytest.raises(DataError, match="is truncated or damaged"):
+        open_picture(encoded(colours(), "JPEG")[:-40])

@@ -30,12 +30,17 @@ class SmokeRun(UnderstandingRun):
 
     def train_features(self) -> torch.Tensor:
         """Returns some tokens of the training set."""
-        return self.training.train_features()(self.setting.training.image_ids[:40])
+        return self.training.train_features(1)(self.image_ids[:40])
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        assert self.setting.training is not None
+        return self.setting.training.image_ids(1)
 
     @property
     def entry(self) -> Path:
         """The folder of the step."""
-        return self.runner.cache.path(self.training.features_step)
+        return self.runner.cache.path(self.training.features_step(1))
 
     @property
     def num_encoded(self) -> int:
@@ -67,7 +72,7 @@ def folder(made: tuple[Path, torch.Tensor], tmp_path: Path) -> Path:
 def test_the_steps_file_names_every_picture(made: tuple[Path, torch.Tensor]) -> None:
     run = SmokeRun(made[0])
     content = json.loads((run.entry / IMAGES).read_text())
-    assert list(content["digests"]) == sorted(run.setting.training.image_ids)
+    assert list(content["digests"]) == sorted(run.image_ids)
     assert (made[0] / "feature_cache" / "namespaces" / content["namespace"]).is_dir()
     assert {path.name for path in run.entry.iterdir()} == {IMAGES, "manifest.json"}
 
@@ -123,4 +128,4 @@ def test_a_bound_that_is_no_number_is_said_before_any_work(tmp_path: Path, monke
 
 def test_each_training_image_is_read_as_often_as_the_schedule_says(tmp_path: Path) -> None:
     run = SmokeRun(tmp_path)
-    assert run.training.num_reads == pytest.approx((20 * 32 + 30 * 16) / 256)
+    assert run.training.num_reads(1) + run.training.num_reads(2) == pytest.approx((20 * 32 + 30 * 16) / 256)

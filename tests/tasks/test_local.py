@@ -267,3 +267,64 @@ def test_digest_follows_the_pictures_and_not_the_folder(
     assert _load(copy / path.name).digest == first
     (copy / "0.png").write_bytes((copy / "1.png").read_bytes())
     assert _load(copy / path.name).digest != first
+
+
+# --- open questions, further columns, changes of the question --------------------------------------------------------
+
+
+@pytest.fixture
+def open_entry(entry: Entry) -> Entry:
+    """A task of open questions."""
+    del entry["source"]["columns"]["options"]
+    entry["source"]["answer"] = "texts"
+    return entry | {"kind": "open", "parser": "vqa", "scoring": "greedy"}
+
+
+def test_open_question_has_every_reference_answer(write: Write, open_entry: Entry, rows: list[Entry]) -> None:
+    data = _load(write(open_entry, [rows[0] | {"answer": ["two", "2"]}, rows[1] | {"answer": "three"}]))
+    assert [(sample.answer, sample.answers, sample.options) for sample in data.samples] == [
+        ("two", ("two", "2"), ()),
+        ("three", ("three",), ()),
+    ]
+
+
+def test_reference_answers_in_a_cell_of_text_are_a_json_list(
+    write: Write, open_entry: Entry, rows: list[Entry]
+) -> None:
+    open_entry["source"] |= {"type": "csv", "path": "rows.csv", "answer": "votes"}
+    path = write(open_entry)
+    _delimited(path.parent / "rows.csv", [row | {"answer": ["yes", "yes", "no"]} for row in rows], ",")
+    assert _load(path).samples[0].answers == ("yes", "yes", "no")
+
+
+@pytest.mark.parametrize("answer", [[], ["two", ""], [2], None, ""])
+def test_bad_reference_answers_are_refused(write: Write, open_entry: Entry, rows: list[Entry], answer: Any) -> None:
+    fault = _fault(write(open_entry, [rows[0] | {"answer": answer}]))
+    assert "row 1: 'answer'" in fault
+
+
+def test_further_columns_reach_the_prompt_and_the_sample(write: Write, entry: Entry, rows: list[Entry]) -> None:
+    entry["source"] |= {"extra": ["hint", "words"]}
+    entry["prompt"] = "[[{hint}: ]]{question} [{words}]"
+    asked = [rows[0] | {"hint": "Look", "words": ["a", "b"]}, rows[1] | {"hint": None, "words": 3}]
+    first, second = _load(write(entry, asked)).samples
+    assert (first.prompt, second.prompt) == ("Look: Question 0? [a, b]", "Question 1? [3]")
+    assert second.extra == {"hint": "", "words": "3"}
+
+
+def test_question_is_changed_as_the_source_says(write: Write, entry: Entry, rows: list[Entry]) -> None:
+    entry["source"] |= {"question": {"drop": " Say yes.", "capitalize": True}, "blank": ["nan"]}
+    data = _load(write(entry, [rows[0] | {"question": "is IT red? Say yes."}]))
+    assert data.samples[0].prompt == "Is it red?"
+    assert "'question' must hold a text, found NoneType" in _fault(write(entry, [rows[0] | {"question": "nan"}]))
+
+
+def test_cells_name_groups_by_a_table(write: Write, entry: Entry, rows: list[Entry]) -> None:
+    entry["source"]["group_names"] = {"early": "morning", "late": "evening"}
+    assert {sample.group for sample in _load(write(entry, rows)).samples} == {"morning", "evening"}
+
+
+def test_group_and_id_together_tell_rows_apart(write: Write, entry: Entry, rows: list[Entry]) -> None:
+    entry["source"]["key"] = "group-id"
+    data = _load(write(entry, [rows[0], rows[0] | {"group": "late"}]))
+    assert [sample.item_id for sample in data.samples] == ["early-q0", "late-q0"]

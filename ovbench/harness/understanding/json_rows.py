@@ -36,7 +36,7 @@ class JsonRows:
             raise DataError(
                 f"the list of conversations '{path.name}' {what}",
                 where=str(path),
-                fix="put it there, or name another data folder with --llava-data",
+                fix="put it there, or name another data folder with --data",
             ) from error
         close = weakref.finalize(self, os.close, self._handle)
         try:

@@ -69,7 +69,7 @@ class LlavaJsonData:
         """
         if not folder.is_dir():
             raise DataError(
-                f"there is no data folder '{folder}'", where="--llava-data", fix="name the folder of LLaVA's data"
+                f"there is no data folder '{folder}'", where="--data", fix="name the folder of LLaVA's data"
             )
         stage1, stage2 = (
             StageSource(json=folder / part.json, images=folder / part.images, share=part.share)

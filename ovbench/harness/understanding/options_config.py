@@ -36,7 +36,7 @@ class UnderstandingOptions:
         for flag, value, known in (
             ("--packing", self.packing, get_args(Packing)),
             ("--sharding", self.sharding, get_args(Sharding)),
-            ("--on-bad", self.on_bad, get_args(OnBad)),
+            ("--bad-rows", self.on_bad, get_args(OnBad)),
         ):
             if value not in known:
                 raise unknown(flag.removeprefix("--"), str(value), known, where=flag)
@@ -64,7 +64,7 @@ class UnderstandingOptions:
                 )
 
 
-_FLAGS = {"language_model": "--llm"}
+_FLAGS = {"language_model": "--llm", "on_bad": "--bad-rows"}
 
 
 def read_options(*, data: str | None, **values: Any) -> UnderstandingOptions | None:

@@ -74,10 +74,11 @@ class UnderstandingRun:
         self.features = FeatureSteps(
             self.setting.encoder,
             self.setting.tap,
-            dtype=self.setting.section["feature_dtype"],
+            dtype=self.setting.section.feature_dtype,
             runner=self.runner,
             cache=FeatureCache(cache.root / FOLDER, max_bytes=feature_cache_bytes()),
             batch_asked=min(self.setting.config.stage2.batch_size, job.batch_size),
+            workers=self.setting.workers,
         )
         self.training = TrainingSteps(self.setting, self.runner, self.features)
         self._num_answered, self._answer_s = 0, 0.0
@@ -121,7 +122,7 @@ class UnderstandingRun:
 
     def _controls(self, data: TaskData) -> Iterator[tuple[str, str]]:
         """Yields each control with the reason why it cannot be asked, or nothing."""
-        for control in (MAIN, *self.setting.section["controls"]):
+        for control in (MAIN, *self.setting.section.controls):
             too_few = control == "shuffled" and len(data.image_ids) < 2
             yield control, "images cannot be shuffled: there are fewer than two" if too_few else ""
 
@@ -133,14 +134,14 @@ class UnderstandingRun:
         return list({step.key: step for step in steps}.values())
 
     def _features_step(self, data: TaskData) -> Step:
-        return self.features.step(data.images_digest, self.setting.spec("answers"))
+        return self.features.step(data.images_digest, self.setting.spec(self.setting.section.answer_aspect))
 
     def _features(self, data: TaskData) -> Features:
         # The picture itself, and once more as another's in the control; the blind control needs none.
-        num_reads = 1.0 + ("shuffled" in self.setting.section["controls"])
+        num_reads = 1.0 + ("shuffled" in self.setting.section.controls)
         return self.features.open(
             self._features_step(data),
-            self.setting.spec("answers"),
+            self.setting.spec(self.setting.section.answer_aspect),
             f"features ({data.spec.name})",
             data.image_ids,
             data.image,
@@ -161,7 +162,7 @@ class UnderstandingRun:
                 "prompt": spec.prompt,
                 "template": self.setting.config.stage2.template,
                 "control": control,
-                "max_new_tokens": self.setting.section["max_new_tokens"],
+                "max_new_tokens": self.setting.section.max_new_tokens,
             },
             parents=(self.training.stage2_step.key, self._features_step(data).key),
         )
@@ -190,7 +191,7 @@ class UnderstandingRun:
                 control=control,
                 batch_size=self.job.batch_size,
                 out=kept,
-                max_new_tokens=self.setting.section["max_new_tokens"],
+                max_new_tokens=self.setting.section.max_new_tokens,
                 progress=progress,
             )
             self._num_answered += len(data.samples) - num_before

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from ovbench._base.fingerprint import file_sha256
-from ovbench._base.paths import asset_folder
+from ovbench._base.errors import ConfigError
+from ovbench._base.fingerprint import file_sha256, fingerprint
+from ovbench._base.lazy import require
+from ovbench._base.paths import cache_dir, data_dir
 from ovbench.encoders.base import Encoder, PreprocessSpec, Tap
 from ovbench.encoders.preprocess import with_aspect
 from ovbench.encoders.registry import load_encoder
 from ovbench.harness.parallel import Processes, open_processes
 from ovbench.harness.plan import Job
-from ovbench.harness.understanding.config import LlavaConfig, StageConfig
+from ovbench.harness.understanding.config import LlavaConfig
 from ovbench.harness.understanding.data import TrainingData, WorldTrainingData
+from ovbench.harness.understanding.llava_json import LlavaJsonData
 from ovbench.harness.understanding.options_config import UnderstandingOptions
+from ovbench.harness.understanding.preflight import PreflightReport, preflight
+from ovbench.harness.understanding.section_config import UnderstandingSection, read_section
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,30 +29,40 @@ class Setting:
     """The parts of one run, ready."""
 
     job: Job
-    section: Mapping[str, Any]  # of the protocol
+    section: UnderstandingSection
     options: UnderstandingOptions
     config: LlavaConfig
     encoder: Encoder
     tap: Tap  # that the language model reads
-    training: TrainingData
+    training: TrainingData | None  # None: a trained model was given
+    preflights: tuple[PreflightReport, ...]  # of training data some of whose rows are left out by choice
     processes: Processes
 
-    def spec(self, use: str) -> PreprocessSpec:
-        """Returns how pictures are prepared for `stage1`, `stage2` or `answers`.
+    @property
+    def workers(self) -> int:
+        """Threads that load pictures: one for the miniature world, whose pictures are drawn."""
+        return 1 if self.section.data is None and self.options.data is None else min(16, os.cpu_count() or 1)
 
-        The user's word (`?aspect=`) comes before the protocol's, and the protocol's before the encoder's own.
+    def spec(self, aspect: str) -> PreprocessSpec:
+        """Returns how pictures are prepared under an aspect policy of a stage: `square` is the encoder's own way.
+
+        The user's word (`?aspect=`) comes before the protocol's.
         """
         own = self.encoder.info.input
-        aspect = self.section.get("aspect", {}).get(use)
-        if aspect is None or self.job.encoder.aspect is not None:
+        if aspect == "square" or self.job.encoder.aspect is not None:
             return own
         return with_aspect(own, aspect, self.encoder.info.mean)
 
-    @property
-    def language_model(self) -> Mapping[str, str]:
-        """What identifies the language model: the digests of its files."""
-        folder = Path(self.config.language_model)
-        return {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    def images_digest(self, stage: int) -> str:
+        """Returns what identifies the pictures of a stage."""
+        assert self.training is not None
+        if isinstance(self.training, LlavaJsonData):
+            return fingerprint({"llava": self.training.stage_digest(stage)})
+        return self.training.digest
+
+    def preflight_folder(self) -> Path:
+        """Returns where reports on training data are kept."""
+        return cache_dir() / "preflight"
 
 
 def open_setting(job: Job) -> Setting:
@@ -56,30 +71,91 @@ def open_setting(job: Job) -> Setting:
     Raises:
         OvbenchError: Something is missing, damaged or does not fit; nothing was computed.
     """
-    section = job.protocol.section("understanding")
+    section = read_section(job.protocol.section("understanding"), where=f"protocol '{job.protocol.name}'")
     options = job.understanding or UnderstandingOptions()
+    config = section.llava
+    if options.language_model is not None:
+        config = replace(config, language_model=options.language_model)
     processes = open_processes(job.device)
-    return Setting(
+    encoder = load_encoder(job.encoder, device=str(processes.device), dtype=job.dtype)
+    training = None if options.llava is not None else _training_data(section, options)
+    reports: tuple[PreflightReport, ...] = ()
+    setting = Setting(
         job=job,
         section=section,
         options=options,
-        config=llava_config(section),
-        encoder=load_encoder(job.encoder, device=str(processes.device), dtype=job.dtype),
-        tap=job.encoder.llm_tap or Tap(**section["tap"]),  # the user's word comes before the protocol's
-        training=WorldTrainingData(
-            seed=section["world_seed"], num_scenes=section["num_train_scenes"], num_turns=section["num_turns"]
-        ),
+        config=config,
+        encoder=encoder,
+        tap=job.encoder.llm_tap or section.tap or encoder.info.llm_tap,  # the user's word comes first
+        training=training,
+        preflights=(),
         processes=processes,
     )
+    if isinstance(training, LlavaJsonData) and options.on_bad == "drop":
+        reports = check_training_data(setting)
+        for stage, report in enumerate(reports, start=1):
+            training = training.without(stage, report.bad_numbers)
+    return replace(setting, training=training, preflights=reports)
 
 
-def llava_config(section: Mapping[str, Any]) -> LlavaConfig:
-    """Returns the training settings of a protocol's `understanding` section."""
-    return LlavaConfig(
-        language_model=str(asset_folder(section["language_model"])),
-        projector=section["projector"],
-        stage1=StageConfig(**section["stage1"]),
-        stage2=StageConfig(**section["stage2"]),
-        num_turns=section["num_turns"],
-        precision=section["precision"],
-    )
+def check_training_data(setting: Setting) -> tuple[PreflightReport, ...]:
+    """Opens every picture of LLaVA's training data; nothing where the data are drawn. One process looks for all.
+
+    Raises:
+        DataError: Rows cannot be used, and that was not allowed.
+    """
+    data = setting.training
+    if not isinstance(data, LlavaJsonData):
+        return ()
+    reports = None
+    if setting.processes.is_main:
+        reports = tuple(
+            preflight(
+                data,
+                stage,
+                folder=setting.preflight_folder(),
+                workers=setting.workers,
+                on_bad=setting.options.on_bad,
+            )
+            for stage in (1, 2)
+        )
+    found = setting.processes.broadcast(reports)
+    assert found is not None
+    return found
+
+
+def language_model_identity(name: str) -> Mapping[str, str]:
+    """Returns what identifies a language model: digests of the files of a folder, or the commit of a hub id.
+
+    Raises:
+        ConfigError: The hub id is not in the cache and cannot be asked for.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    hub = require("huggingface_hub", purpose="language models of the hub")
+    try:
+        path = Path(hub.hf_hub_download(name, "config.json"))
+    except Exception as error:  # the library's failures are of many kinds, and all mean: not here
+        raise ConfigError(
+            f"the language model '{name}' is not in the cache and cannot be fetched: {str(error).splitlines()[0]}",
+            where="language_model",
+            fix="fetch it where there is a network, or name a folder that holds it: --llm FOLDER",
+        ) from error
+    return {"hub": name, "commit": path.parent.name}
+
+
+def _training_data(section: UnderstandingSection, options: UnderstandingOptions) -> TrainingData:
+    if section.data is None:
+        assert section.world_seed is not None and section.num_train_scenes is not None
+        return WorldTrainingData(
+            seed=section.world_seed, num_scenes=section.num_train_scenes, num_turns=section.llava.num_turns
+        )
+    folder = options.data or data_dir()
+    if folder is None:
+        raise ConfigError(
+            "this protocol trains on LLaVA's own data, and no folder is named",
+            where="--data",
+            fix=f"name the folder that holds {section.data.stage1.json} and {section.data.stage2.json}",
+        )
+    return LlavaJsonData.below(folder, section.data)
