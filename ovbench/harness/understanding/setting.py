@@ -147,7 +147,8 @@ def language_model_identity(name: str) -> Mapping[str, str]:
 
 def _training_data(section: UnderstandingSection, options: UnderstandingOptions) -> TrainingData:
     if section.data is None:
-        assert section.world_seed is not None and section.num_train_scenes is not None
+        assert section.world_seed is not None
+        assert section.num_train_scenes is not None
         return WorldTrainingData(
             seed=section.world_seed, num_scenes=section.num_train_scenes, num_turns=section.llava.num_turns
         )

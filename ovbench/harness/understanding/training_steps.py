@@ -123,9 +123,7 @@ class TrainingSteps:
     def _look_at_stage1(self, weights: Path) -> None:
         setting, tokens = self.setting, self.train_features(1)
         if setting.processes.is_main:
-            model = load_llava(
-                weights, setting.config, dim=tokens.dim, stage=1, device=str(setting.processes.device)
-            )
+            model = load_llava(weights, setting.config, dim=tokens.dim, stage=1, device=str(setting.processes.device))
             report = check_stage1(
                 model,
                 tokens,
