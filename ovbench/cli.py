@@ -14,10 +14,12 @@ from ovbench.cli_fid import fid
 from ovbench.cli_gen import gen_fid
 from ovbench.cli_plan import plan
 from ovbench.cli_records import print_records
+from ovbench.cli_rescore import rescore
 
 app.command()(fid)
 app.command("gen-fid")(gen_fid)
 app.command()(plan)
+app.command()(rescore)
 
 
 def _version(wanted: bool) -> None:
