@@ -98,7 +98,8 @@ def _shown(score: ProtocolScore) -> dict[str, Any]:
     value = MISSING if score.value is None else f"{number(score.value, score.unit)} {unit}"
     change = ""
     if score.difference is not None:
-        change = f"{'+' if score.difference > 0 else ''}{number(score.difference, score.unit)} vs {score.ours}"
+        shown = number(score.difference, score.unit)
+        change = f"{'+' if float(shown) > 0 else ''}{shown} vs {score.ours}"
     return {
         "task": score.task,
         "protocol": score.protocol,
@@ -106,7 +107,7 @@ def _shown(score: ProtocolScore) -> dict[str, Any]:
         "value": value,
         "difference": change,
         "read otherwise": "" if score.num_read_otherwise is None else f"{score.num_read_otherwise} of {score.n}",
-        "how": score.reason or score.how,
+        "how": score.reason or (score.how if score.headline else ""),
     }
 
 
