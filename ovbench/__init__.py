@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from ovbench._base.errors import OvbenchError
-    from ovbench.api import fid, gen_fid, leaderboard, run
+    from ovbench.api import fid, gen_fid, leaderboard, rescore, run
     from ovbench.encoders.base import Encoder, Family, LoadRequest, Normalisation, PreprocessSpec, Tap, Variant
     from ovbench.encoders.modeling.tokens import Network, TokenEncoder
     from ovbench.encoders.plugins import register_encoder
@@ -31,6 +31,7 @@ __all__ = [
     "leaderboard",
     "load_encoder",
     "register_encoder",
+    "rescore",
     "run",
 ]
 
@@ -50,6 +51,7 @@ _WHERE = {
     "leaderboard": "ovbench.api",
     "load_encoder": "ovbench.encoders.registry",
     "register_encoder": "ovbench.encoders.plugins",
+    "rescore": "ovbench.api",
     "run": "ovbench.api",
 }
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ovbench.harness.generation.options_config import GenerationOptions
     from ovbench.harness.metrics.fid_audit import AuditRequest
     from ovbench.harness.metrics.fid_report import FidReport
+    from ovbench.harness.rescore import Rescored
     from ovbench.results.record import RunRecord
 
 
@@ -145,6 +146,35 @@ def leaderboard(
     from ovbench.results.store import RunStore
 
     return to_frame(compare(RunStore(Path(out) if out is not None else runs_dir()), suite=suite, protocol=protocol))
+
+
+def rescore(
+    run: str,
+    protocol: str | None = None,
+    *,
+    task: str | None = None,
+    control: str = "none",
+    out: Path | str | None = None,
+) -> Rescored:
+    """Scores the stored answers of a run as other programs do; changes no record (docs/scorers.md).
+
+    Args:
+        run: Id of a run, or the path of its folder.
+        protocol: Only this program's scoring, e.g. `lmms-eval`; None: all that a task has.
+        task: Only this task of the run.
+        control: `none`, `shuffled` or `blind`.
+        out: Folder of run records; None: `$OVBENCH_RUNS` or `./runs`.
+
+    Returns:
+        Our headlines and each program's numbers with the difference; `.rows()` as plain mappings.
+
+    Raises:
+        RecordError: No such run, a run of pictures, or damaged answers.
+        ConfigError: The protocol, task or control is unknown, or the run's tasks do not have it.
+    """
+    from ovbench.harness.rescore import rescore as score_again
+
+    return score_again(run, protocol, out=Path(out) if out is not None else runs_dir(), task=task, control=control)
 
 
 def fid(

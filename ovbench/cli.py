@@ -15,12 +15,14 @@ from ovbench.cli_fid import fid
 from ovbench.cli_gen import gen_fid
 from ovbench.cli_plan import plan
 from ovbench.cli_run import run
+from ovbench.cli_rescore import rescore
 
 app.command()(run)
 app.command()(fid)
 app.command("gen-fid")(gen_fid)
 app.command()(plan)
 app.add_typer(data_app, name="data")
+app.command()(rescore)
 
 
 def _version(wanted: bool) -> None:

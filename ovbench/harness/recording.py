@@ -101,7 +101,7 @@ def _not_scored(spec: TaskSpec, control: str, reason: str) -> MetricValue:
         control=control,
         group=None,
         value=None,
-        unit="fraction",
+        unit=spec.headline_unit,
         higher_is_better=True,
         n=0,
         low=None,

@@ -71,11 +71,11 @@ class TaskRecord:
     name: str
     version: int
     title: str
-    kind: str  # choice or yesno
+    kind: str  # choice, yesno or open
     family: str  # mini or paper
     scorer: str  # how an answer was read and scored, with the scorer's version
     headline: str  # the metric that stands in tables
-    chance: float | None  # expected headline of a blind guess, a fraction; None: not known
+    chance: float | None  # expected headline of a blind guess, in the headline's unit; None: not known
     groups: tuple[str, ...]  # dimensions or splits, in the order of tables
     data_digest: str  # of everything that can change a question or a pixel
     n: int  # questions asked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ovbench._base.errors import RecordError
 from ovbench._base.files import atomic_dir, to_json, writing
-from ovbench._base.fingerprint import fingerprint
+from ovbench._base.fingerprint import canonical_json, fingerprint
 from ovbench._base.names import suggest
 from ovbench.results.record import RunRecord, TaskRecord
 
@@ -21,8 +22,10 @@ log = logging.getLogger(__name__)
 RECORD, CONFIG, SAMPLES = "record.json", "config.json", "samples.parquet"
 SAMPLE_COLUMNS = (
     "task", "control", "item_id", "image_id", "group", "question", "answer", "raw", "parsed", "chosen", "correct",
-    "options", "option_scores",
+    "options", "option_scores", "answers", "extra", "score",
 )  # fmt: skip
+# Columns that older files lack → what they hold then. `extra` is stored as JSON text and read as a mapping.
+_ADDED: Mapping[str, Any] = {"answers": (), "extra": "{}", "score": None}
 
 
 class RunStore:
@@ -112,7 +115,7 @@ class RunStore:
         return newest(self.records())
 
     def samples(self, run_id: str) -> pandas.DataFrame:
-        """Returns the per-question outcomes of a run, columns `SAMPLE_COLUMNS`.
+        """Returns the per-question outcomes of a run, columns `SAMPLE_COLUMNS`; those of older runs too.
 
         Raises:
             RecordError: No such run, or its file of outcomes is missing or damaged.
@@ -122,9 +125,14 @@ class RunStore:
         self.record(run_id)
         path = self.root / run_id / SAMPLES
         try:
-            return pandas.read_parquet(path)
-        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+            frame = pandas.read_parquet(path)
+            for name, value in _ADDED.items():
+                if name not in frame.columns:
+                    frame[name] = [value] * len(frame)
+            frame["extra"] = [json.loads(text) for text in frame["extra"]]
+        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors, and so are json's
             raise RecordError(f"'{SAMPLES}' cannot be read: {error}", where=str(path)) from error
+        return frame
 
 
 def _age(record: RunRecord) -> tuple[str, str]:
@@ -190,9 +198,17 @@ def _write_samples(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         "correct": pyarrow.bool_(),
         "options": pyarrow.list_(pyarrow.string()),
         "option_scores": pyarrow.list_(pyarrow.float64()),
+        "answers": pyarrow.list_(pyarrow.string()),
+        "score": pyarrow.float64(),
     }
     schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in SAMPLE_COLUMNS])
     plain = [
-        {**row, "option_scores": None if row["option_scores"] is None else list(row["option_scores"])} for row in rows
+        {
+            **row,
+            "option_scores": None if row["option_scores"] is None else list(row["option_scores"]),
+            "answers": list(row["answers"]),
+            "extra": canonical_json(dict(row["extra"])),
+        }
+        for row in rows
     ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(plain, schema=schema), path)

@@ -11,17 +11,14 @@ from ovbench._base.errors import ConfigError
 from ovbench._base.names import lookup, unknown
 from ovbench.tasks.answers import PARSERS, YES_NO, Kind
 from ovbench.tasks.prompts import check_prompt, extra_names
+from ovbench.tasks.scorers import SCORERS, ScorerSpec
 
 if TYPE_CHECKING:
     import numpy
 
 Scoring = Literal["likelihood", "greedy"]
 Family = Literal["mini", "paper", "local"]
-METRICS: Mapping[Kind, tuple[str, ...]] = {
-    "choice": ("accuracy",),
-    "yesno": ("accuracy", "f1", "precision", "recall", "yes_rate"),
-    "open": ("accuracy",),
-}
+METRICS: Mapping[Kind, tuple[str, ...]] = {kind: SCORERS[kind].metrics for kind in get_args(Kind)}  # without a scorer
 _NAME = re.compile(r"[a-z0-9]+([-_.][a-z0-9]+)*")
 
 
@@ -37,10 +34,10 @@ class TaskSpec:
     prompt: str  # with {question}, and as wanted {options}, {letter_instruction}, {short_instruction}
     scoring: Scoring  # what counts: the likeliest option text, or the parsed greedy answer
     parser: str  # a name of answers.PARSERS; reads the greedy answer
-    metrics: tuple[str, ...]  # names of METRICS[kind]; each is reported in all and per group
+    metrics: tuple[str, ...]  # names of SCORERS[scorer].metrics
     headline: str  # the metric that comparison tables show
-    chance: float  # of the headline, as a fraction
-    scorer: str = ""  # the metric file's scorer, e.g. `pope`; empty: that of the kind
+    chance: float  # of the headline, in its unit: a fraction, or points
+    scorer: str = ""  # a name of SCORERS, e.g. `pope`; empty: that of the kind
     max_new_tokens: int | None = None  # longest greedy answer; None: the protocol's
     groups: tuple[str, ...] = ()  # in the order of tables; empty: whatever the rows hold
     family: Family = "local"  # `mini` numbers never share a column with those of real benchmarks
@@ -68,18 +65,59 @@ class TaskSpec:
                 where=f"{where}, parser",
                 fix=f"use one of: {fitting}",
             )
+        if self.kind == "open" and self.scoring != "greedy":
+            raise ConfigError(
+                "an open question has no options whose likelihoods could be compared",
+                where=f"{where}, scoring",
+                fix="write scoring: greedy",
+            )
+        scorer = self._checked_scorer(where)
         if not self.metrics:
-            raise ConfigError("no metric named", where=f"{where}, metrics", fix=f"e.g. {METRICS[self.kind][0]}")
+            raise ConfigError("no metric named", where=f"{where}, metrics", fix=f"e.g. {scorer.metrics[0]}")
         for metric in self.metrics:
-            _one_of("metric", metric, METRICS[self.kind], where, key="metrics")
+            _one_of("metric", metric, scorer.metrics, where, key="metrics")
         _one_of("headline", self.headline, self.metrics, where)
-        if not 0.0 <= self.chance < 1.0:
-            raise ConfigError(f"chance must be in [0, 1), got {self.chance}", where=f"{where}, chance")
+        if self.headline in scorer.counts:
+            raise ConfigError(
+                f"'{self.headline}' counts answers and is no headline",
+                where=f"{where}, headline",
+                fix=f"e.g. {scorer.metrics[0]}",
+            )
+        most = scorer.most(self.headline)
+        if not 0.0 <= self.chance < most:
+            raise ConfigError(f"chance must be in [0, {most:g}), got {self.chance}", where=f"{where}, chance")
         for key in ("metrics", "groups"):
             values = getattr(self, key)
             if len(set(values)) < len(values):
                 raise ConfigError(f"a name is given twice: {', '.join(values)}", where=f"{where}, {key}")
         check_prompt(self.prompt, where=f"{where}, prompt", extra=extra_names(self.source))
+
+    def _checked_scorer(self, where: str) -> ScorerSpec:
+        scorer = lookup(SCORERS, self.scorer_key, kind="scorer", where=f"{where}, scorer")
+        if scorer.kind != self.kind:
+            fitting = ", ".join(name for name, entry in SCORERS.items() if entry.kind == self.kind)
+            raise ConfigError(
+                f"the scorer '{self.scorer}' scores {scorer.kind} answers, the task is of kind {self.kind}",
+                where=f"{where}, scorer",
+                fix=f"use one of: {fitting}",
+            )
+        if scorer.parser not in ("", self.parser):
+            raise ConfigError(
+                f"the scorer '{self.scorer}' compares what the parser '{scorer.parser}' reads, not '{self.parser}'",
+                where=f"{where}, parser",
+                fix=f"write parser: {scorer.parser}",
+            )
+        return scorer
+
+    @property
+    def scorer_key(self) -> str:
+        """The scorer's name in SCORERS."""
+        return self.scorer or self.kind
+
+    @property
+    def headline_unit(self) -> str:
+        """The unit of the headline and of chance."""
+        return SCORERS[self.scorer_key].unit(self.headline)
 
 
 def _one_of(kind: str, value: str, allowed: tuple[str, ...], where: str, *, key: str = "") -> None:
@@ -112,7 +150,8 @@ class Prediction:
     option_scores: tuple[float, ...] | None  # mean log-likelihood per option, in the order of the options
     chosen: str | None  # the answer that counts under the task's scoring
     correct: bool  # an answer that says nothing is wrong
-    score: float | None = None  # in [0, 1] where an answer can be partly right (VQA accuracy); None: `correct` says it
+    # In [0, 1], of an open question, which can be partly right (VQA accuracy): right is 0.5 or more. None: not open.
+    score: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -177,6 +177,9 @@ def rows(count: int = 2) -> list[dict[str, Any]]:
             "correct": True,
             "options": ["a", "b", "c", "d"],
             "option_scores": [-0.1, -2.0, -3.0, -4.0] if index else None,
+            "answers": ["bag", "a bag"] if index else [],
+            "extra": {"question_id": f"{index}"} if index else {},
+            "score": 0.6 if index else None,
         }
         for index in range(count)
     ]

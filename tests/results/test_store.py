@@ -157,3 +157,23 @@ def test_an_incomplete_run_does_not_count(store: RunStore, make: Any, caplog: py
     with caplog.at_level(logging.WARNING):
         assert store.newest() == [good]
     assert "mini-pope failed" in caplog.text
+
+
+def test_references_extra_columns_and_scores_come_back(store: RunStore, make: Any) -> None:
+    record = store.keep(make.record(), make.rows(2))
+    frame = store.samples(record.run_id)
+    assert [list(answers) for answers in frame["answers"]] == [[], ["bag", "a bag"]]
+    assert frame["extra"].tolist() == [{}, {"question_id": "1"}]
+    assert frame["score"].isna().tolist() == [True, False]
+
+
+def test_answers_of_an_older_version_load(store: RunStore, make: Any) -> None:
+    import pandas
+
+    record = store.keep(make.record(), make.rows(2))
+    path = store.root / record.run_id / "samples.parquet"
+    pandas.read_parquet(path).drop(columns=["answers", "extra", "score"]).to_parquet(path)
+    frame = store.samples(record.run_id)
+    assert tuple(frame.columns) == SAMPLE_COLUMNS
+    assert (list(frame["answers"][0]), frame["extra"][0]) == ([], {})
+    assert frame["score"].isna().tolist() == [True, True]

@@ -63,4 +63,5 @@ def test_yesno_strict_reads_the_bare_word_alone(raw: str, answer: str | None) ->
 @pytest.mark.parametrize("name", PARSERS)
 def test_every_parser_survives_odd_text(name: str) -> None:
     for raw in ("", " ", "\n", ".", "…", "é", "ß", "a" * 10_000):
-        assert parse_answer(name, raw, OPTIONS) in (None, "yes", "no", *OPTIONS)
+        read = parse_answer(name, raw, OPTIONS)
+        assert read in (None, "yes", "no", *OPTIONS) or PARSERS[name].kind == "open"

@@ -9,6 +9,8 @@ from ovbench._base.errors import DataError
 from ovbench.results.record import MetricValue
 from ovbench.tasks.base import Prediction, Sample
 
+HALF = 0.5  # the score from which an answer that can be partly right counts as right
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MetricSpec:
@@ -70,6 +72,17 @@ def undefined(spec: MetricSpec, group: str | None, n: int, reason: str) -> Score
     return ScoredMetric(spec=spec, group=group, value=None, n=n, interval=interval, reason=reason)
 
 
+def counted(spec: MetricSpec, count: int, n: int, group: str | None = None) -> ScoredMetric:
+    """Returns a number of answers; it is exact and has no interval."""
+    interval = Interval(low=None, high=None, method="none: a count")
+    return ScoredMetric(spec=spec, group=group, value=float(count), n=n, interval=interval)
+
+
+def count_spec(name: str, title: str, citation: str) -> MetricSpec:
+    """Returns the metric of a count, of which less is better."""
+    return MetricSpec(name=name, title=title, unit="count", higher_is_better=False, citation=citation)
+
+
 def collect(scores: Sequence[ScoredMetric]) -> dict[str, ScoredMetric]:
     """Returns scores by key, in the given order."""
     table = {score.key: score for score in scores}
@@ -82,7 +95,7 @@ def pair(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> list[t
 
     Raises:
         DataError: No question, a question answered twice or not at all, an answer to no question, or an answer whose
-            `correct` contradicts its `chosen`.
+            `correct` contradicts its `chosen`, or its `score` where it has one.
     """
     if not samples:
         raise DataError("there is no question to score")
@@ -100,12 +113,23 @@ def pair(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> list[t
         raise DataError(f"{len(extra)} answers belong to no question, first '{extra[0]}'")
     for sample in samples:
         prediction = answers[sample.item_id]
-        if prediction.correct != (prediction.chosen == sample.answer):
+        if prediction.score is not None:
+            _check_score(prediction)
+        elif prediction.correct != (prediction.chosen == sample.answer):
             raise DataError(
                 f"the answer to '{sample.item_id}' is marked {'right' if prediction.correct else 'wrong'}, "
                 f"but '{prediction.chosen}' was chosen and '{sample.answer}' is right"
             )
     return [(sample, answers[sample.item_id]) for sample in samples]
+
+
+def _check_score(prediction: Prediction) -> None:
+    score = prediction.score or 0.0
+    if not 0.0 <= score <= 1.0 or prediction.correct != (score >= HALF):
+        raise DataError(
+            f"the answer to '{prediction.item_id}' has the score {score} and is marked "
+            f"{'right' if prediction.correct else 'wrong'}; a score is 0 to 1, and right from {HALF}"
+        )
 
 
 def group_order(samples: Sequence[Sample], groups: Sequence[str]) -> tuple[str, ...]:

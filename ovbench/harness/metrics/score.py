@@ -1,35 +1,86 @@
-"""Scores the answers of a task with the metric file of its kind, and lays out the per-question rows of a record."""
+"""Scores the answers of a task with its scorer, and lays out the per-question rows of a record."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from ovbench.harness.metrics import choice, yesno
+from ovbench.harness.metrics import (
+    chartqa,
+    choice,
+    gqa,
+    mmbench,
+    mme,
+    ocrbench,
+    open_answers,
+    pope,
+    scienceqa,
+    seedbench,
+    vqa,
+    yesno,
+)
 from ovbench.harness.metrics.base import ScoredMetric, pair
 from ovbench.tasks.base import Prediction, Sample, TaskSpec
 
 
+class ScoreAnswers(Protocol):
+    """Questions with answers → scores by key."""
+
+    def __call__(
+        self, samples: Sequence[Sample], predictions: Sequence[Prediction], *, groups: Sequence[str], label: str
+    ) -> dict[str, ScoredMetric]:
+        """Takes questions, answers, the order of the groups and the task's name; raises DataError on a mismatch."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scorer:
+    """What a name of tasks/scorers.py computes."""
+
+    version: str  # name and version; a change of any number raises the version
+    score: ScoreAnswers
+
+
+def _choice(
+    samples: Sequence[Sample], predictions: Sequence[Prediction], *, groups: Sequence[str], label: str
+) -> dict[str, ScoredMetric]:
+    del label
+    return choice.score_choice(samples, predictions, groups=groups)
+
+
+SCORERS: Mapping[str, Scorer] = {
+    "choice": Scorer(version=choice.SCORER, score=_choice),
+    "yesno": Scorer(version=yesno.SCORER, score=yesno.score_yesno),
+    "open": Scorer(version=open_answers.SCORER, score=open_answers.score_open),
+    "pope": Scorer(version=pope.SCORER, score=pope.score_pope),
+    "seedbench": Scorer(version=seedbench.SCORER, score=seedbench.score_seedbench),
+    "mme": Scorer(version=mme.SCORER, score=mme.score_mme),
+    "gqa": Scorer(version=gqa.SCORER, score=open_answers.score_open),
+    "scienceqa": Scorer(version=scienceqa.SCORER, score=scienceqa.score_scienceqa),
+    "vqa": Scorer(version=vqa.SCORER, score=open_answers.score_open),
+    "mmbench": Scorer(version=mmbench.SCORER, score=mmbench.score_mmbench),
+    "chartqa": Scorer(version=chartqa.SCORER, score=open_answers.score_open),
+    "ocrbench": Scorer(version=ocrbench.SCORER, score=open_answers.score_open),
+}
+
+
 def scorer_name(spec: TaskSpec) -> str:
     """Returns how a task's answers are read and scored, e.g. `greedy, yesno_strict, yesno-1`; stored and compared."""
-    version = choice.SCORER if spec.kind == "choice" else yesno.SCORER
-    return f"{spec.scoring}, {spec.parser}, {version}"
+    return f"{spec.scoring}, {spec.parser}, {SCORERS[spec.scorer_key].version}"
 
 
 def score_task(spec: TaskSpec, samples: Sequence[Sample], predictions: Sequence[Prediction]) -> dict[str, ScoredMetric]:
     """Scores the answers of one task under one control.
 
     Returns:
-        By key, e.g. `accuracy` and `accuracy[location]`: everything that the scorer of the task's kind gives.
+        By key, e.g. `accuracy` and `accuracy[location]`: everything that the task's scorer gives.
 
     Raises:
         DataError: Answers do not match the questions.
     """
-    if spec.kind == "choice":
-        scores = choice.score_choice(samples, predictions, groups=spec.groups)
-    else:
-        scores = yesno.score_yesno(samples, predictions, groups=spec.groups, label=spec.name)
-    assert set(spec.metrics) <= set(scores), "tasks/base.py lists a metric that the scorer does not give"
+    scores = SCORERS[spec.scorer_key].score(samples, predictions, groups=spec.groups, label=spec.name)
+    assert set(spec.metrics) <= set(scores), "tasks/scorers.py lists a metric that the scorer does not give"
     return scores
 
 
@@ -52,6 +103,9 @@ def sample_rows(
             "correct": prediction.correct,
             "options": list(sample.options),
             "option_scores": None if prediction.option_scores is None else list(prediction.option_scores),
+            "answers": list(sample.answers),
+            "extra": dict(sample.extra),
+            "score": prediction.score,
         }
         for sample, prediction in pair(samples, predictions)
     ]

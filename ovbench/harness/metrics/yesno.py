@@ -84,7 +84,7 @@ def score_yesno(
     scores.append(_mean(UNPARSED, unread, pairs, None))
     if by_group:
         table = {score.key: score for score in scores}
-        scores.append(_f1_mean(table, by_group, label))
+        scores.append(f1_mean(table, by_group, label))
         scores.append(_accuracy_mean(by_group))
     return collect(scores)
 
@@ -155,7 +155,8 @@ def _all_of(pairs: Pairs, group: str | None, label: str) -> list[ScoredMetric]:
     return scores
 
 
-def _f1_mean(table: Mapping[str, ScoredMetric], by_group: Mapping[str, Pairs], label: str) -> ScoredMetric:
+def f1_mean(table: Mapping[str, ScoredMetric], by_group: Mapping[str, Pairs], label: str) -> ScoredMetric:
+    """Returns the mean of the splits' F1 in `table`, with its interval; without a value where one of them has none."""
     pairs = [item for items in by_group.values() for item in items]
     parts = [table[f"f1[{name}]"] for name in by_group]
     if gaps := [part for part in parts if part.value is None]:

@@ -13,6 +13,7 @@ from ovbench.results.record import MAIN
 from ovbench.results.table import PICTURE_KINDS, Cell, Column, ComparisonTable, Mark, Row
 
 MISSING = "—"
+_DECIMALS = {"fraction": 1, "points": 1, "count": 0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,8 +56,8 @@ def shown_unit(unit: str) -> str:
 
 
 def number(value: float, unit: str) -> str:
-    """Returns a value with one decimal in percent, two in other units; never `-0.0`."""
-    text = f"{scale(value, unit):.{1 if unit == 'fraction' else 2}f}"
+    """Returns a value with one decimal in percent and points, none in counts, two in other units; never `-0.0`."""
+    text = f"{scale(value, unit):.{_DECIMALS.get(unit, 2)}f}"
     return text.removeprefix("-") if float(text) == 0 else text
 
 

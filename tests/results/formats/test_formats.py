@@ -143,3 +143,11 @@ def test_rows_for_listings(make: Any) -> None:
 
 def test_no_rows_are_said() -> None:
     assert to_console.render_rows([]) == "nothing to list"
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [(0.625, "fraction", "62.5"), (1250.0, "points", "1250.0"), (3.0, "count", "3"), (1.5, "dB", "1.50")],
+)
+def test_a_number_is_shown_in_its_unit(value: float, unit: str, text: str) -> None:
+    assert number(value, unit) == text
