@@ -14,8 +14,8 @@ from ovbench.cli_data import data_app
 from ovbench.cli_fid import fid
 from ovbench.cli_gen import gen_fid
 from ovbench.cli_plan import plan
-from ovbench.cli_run import run
 from ovbench.cli_rescore import rescore
+from ovbench.cli_run import run
 
 app.command()(run)
 app.command()(fid)

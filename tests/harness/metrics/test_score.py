@@ -8,6 +8,7 @@ import pytest
 
 from ovbench.harness.metrics.base import values_of
 from ovbench.harness.metrics.choice import score_choice
+from ovbench.harness.metrics.judging import judge
 from ovbench.harness.metrics.score import sample_rows, score_task, scorer_name
 from ovbench.harness.metrics.yesno import score_yesno
 from ovbench.results.store import SAMPLE_COLUMNS
@@ -33,8 +34,16 @@ SPEC = TaskSpec(
 @pytest.mark.parametrize("name", task_names())
 def test_every_task_of_the_catalogue_gets_the_metrics_it_asks_for(name: str, quiz: Callable[..., Any]) -> None:
     spec = load_task(name)
-    rows = [("a", "one", "yes", "yes"), ("b", "one", "no", "yes"), ("c", "two", "yes", "yes"), ("d", "two", "no", "no")]
-    assert set(spec.metrics) <= set(score_task(spec, *quiz(rows)))
+    groups = (spec.groups or ("one", "two"))[:2]
+    rows = [(image, groups[number % 2], ("yes", "no")[number % 2], "yes") for number, image in enumerate("aabb")]
+    samples = [
+        dataclasses.replace(
+            sample, answers=(sample.answer,), extra={"index": str(number), "question_id": sample.image_id}
+        )
+        for number, sample in enumerate(quiz(rows)[0])
+    ]
+    predictions = [judge(spec, sample, "yes", ()) for sample in samples]
+    assert set(spec.metrics) <= set(score_task(spec, samples, predictions))
 
 
 @pytest.mark.parametrize("kind", ["choice", "yesno"])
