@@ -6,8 +6,8 @@ neither on the batch size nor on what else is asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -17,11 +17,10 @@ from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.pictures import to_rgb
 from ovbench.encoders.base import Encoder, Tap
 from ovbench.harness.feature_shards import image_digest
-from ovbench.harness.features import BATCH_SIZE, Features
-from ovbench.harness.understanding.conversation import IMAGE_MARK, Tokenized, question_prompt, tokenize
-from ovbench.harness.understanding.decoding import greedy, prefill
-from ovbench.harness.understanding.evaluate import CLOSE_CALL
+from ovbench.harness.features import Features
+from ovbench.harness.understanding.conversation import IMAGE_MARK
 from ovbench.harness.understanding.llava import Llava
+from ovbench.harness.understanding.lmms.greedy_answers import Asked, greedy_answers, prompt_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,7 +33,7 @@ class Question:
     """One question about at most one picture."""
 
     image: Image | None
-    text: str  # without the image mark and the template
+    text: str  # without the template; a mark for the picture's place is moved to the head, as LLaVA does
     max_new_tokens: int  # longest answer; less where the context ends before
 
 
@@ -46,17 +45,10 @@ class Answerer(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Asked:
-    """A distinct question."""
-
-    digest: str | None  # of its picture
-    text: str
-    max_new_tokens: int
-
-
 class LlavaAnswerer:
     """Answers with an encoder and a trained LLaVA, in the precision that the model is in.
+
+    Holds the pictures of one call and their tokens in memory, so callers with many pictures ask in turns.
 
     Trap: lmms-eval deletes every `nn.Module` attribute of a model object after its first evaluation. This object is no
     module, so that what it holds survives.
@@ -67,6 +59,9 @@ class LlavaAnswerer:
         tap: Layer and norm of the tokens.
         feature_dtype: Type that tokens go through, a name of `features.DTYPES`; that of the training.
         batch_size: Questions read together; changes no answer.
+
+    Raises:
+        ConfigError: The model is in training mode, or the batch size is below 1.
     """
 
     def __init__(
@@ -79,9 +74,8 @@ class LlavaAnswerer:
         self.model, self.encoder, self.tap = model, encoder, tap
         self.feature_dtype, self.batch_size = feature_dtype, batch_size
         self.num_encoded = 0  # pictures that went through the encoder so far
-        self.num_asked = 0  # questions that the language model was asked, without the close calls asked again
+        self.num_asked = 0  # distinct questions that the language model got so far
 
-    @torch.inference_mode()
     def __call__(self, questions: Sequence[Question]) -> list[str]:
         """Returns the stripped greedy answers, in the order of the questions.
 
@@ -92,101 +86,59 @@ class LlavaAnswerer:
         if wrong := next((item for item in questions if item.max_new_tokens < 1), None):
             raise ConfigError(f"max_new_tokens must be 1 or more, got {wrong.max_new_tokens}", where="answering")
         pictures, asked = _distinct(questions)
-        answers: dict[_Asked, str] = {}
-        told = self._told(pictures)
-        blind = [item for item in dict.fromkeys(asked) if item.digest is None]
-        self._answer(blind, lambda _: None, 0, answers)
-        by_image: dict[str, list[_Asked]] = {digest: [] for digest in pictures}
-        for item in dict.fromkeys(asked):
-            if item.digest is not None:
-                by_image[item.digest].append(item)
-        digests = list(pictures)
-        for start in range(0, len(digests), BATCH_SIZE):
-            block = digests[start : start + BATCH_SIZE]
-            tokens = told(block)
-            place = {digest: number for number, digest in enumerate(block)}
+        place = {digest: number for number, digest in enumerate(pictures)}
+        rows: torch.Tensor | None = None
+        if pictures:
+            features = Features(
+                self.encoder, list(pictures), pictures.__getitem__, None, tap=self.tap, dtype=self.feature_dtype
+            )
+            rows = features(list(pictures))
+            self.num_encoded += features.num_encoded
+        num_visual = 0 if rows is None else rows.shape[1]
 
-            def visual(items: Sequence[_Asked], tokens: torch.Tensor = tokens, place: dict[str, int] = place):
-                return tokens[torch.tensor([place[item.digest] for item in items if item.digest is not None])]
+        def tokens(digests: Sequence[str]) -> torch.Tensor:
+            assert rows is not None
+            return rows[torch.tensor([place[digest] for digest in digests])]
 
-            self._answer([item for digest in block for item in by_image[digest]], visual, tokens.shape[1], answers)
-        self.num_encoded += told.num_encoded
-        return [answers[item] for item in asked]
+        bounded = {item: self._bounded(item, num_visual) for item in dict.fromkeys(asked)}
+        # Questions of one picture stand together, in the order in which the pictures first appear.
+        order = sorted(dict.fromkeys(bounded.values()), key=lambda item: place.get(item.image_id or "", -1))
+        texts = greedy_answers(self.model, order, tokens, batch_size=self.batch_size)
+        self.num_asked += len(order)
+        answers = dict(zip(order, texts, strict=True))
+        return [answers[bounded[item]] for item in asked]
 
-    def _told(self, pictures: dict[str, np.ndarray]) -> Features:
-        return Features(self.encoder, list(pictures), pictures.__getitem__, None, tap=self.tap, dtype=self.feature_dtype)
-
-    def _answer(
-        self,
-        items: Sequence[_Asked],
-        visual: Callable[[Sequence[_Asked]], torch.Tensor | None],
-        num_visual: int,
-        answers: dict[_Asked, str],
-    ) -> None:
-        """Answers distinct questions in batches of equal longest answer; all have a picture, or none."""
-        prompts = {item: self._prompt(item) for item in items}
-        lengths = {item: self._length(item, prompts[item], num_visual) for item in items}
-        for longest in sorted(set(lengths.values())):
-            group = [item for item in items if lengths[item] == longest]
-            for start in range(0, len(group), self.batch_size):
-                batch = group[start : start + self.batch_size]
-                heard = self._ask(batch, prompts, visual, longest)
-                for item, (text, gap) in zip(batch, heard, strict=True):
-                    # What rounding could have decided is decided alone, where nothing else is in the sums.
-                    again = len(batch) > 1 and gap < CLOSE_CALL
-                    answers[item] = self._ask([item], prompts, visual, longest)[0][0] if again else text
-                self.num_asked += len(batch)
-
-    def _ask(
-        self,
-        batch: Sequence[_Asked],
-        prompts: dict[_Asked, Tokenized],
-        visual: Callable[[Sequence[_Asked]], torch.Tensor | None],
-        longest: int,
-    ) -> list[tuple[str, float]]:
-        state = prefill(self.model, [prompts[item] for item in batch], visual(batch))
-        texts, gaps = greedy(self.model, state, max_new_tokens=longest)
-        return list(zip(texts, gaps, strict=True))
-
-    def _prompt(self, item: _Asked) -> Tokenized:
-        has_image = item.digest is not None
-        # A task may mark the place of its picture; LLaVA moves the mark to the head of the question.
-        text = item.text.replace(IMAGE_MARK, "").strip() if IMAGE_MARK in item.text and has_image else item.text
-        return tokenize(
-            self.model.tokenizer,
-            question_prompt(self.model.form, text, has_image=has_image),
-            has_image=has_image,
-        )
-
-    def _length(self, item: _Asked, prompt: Tokenized, num_visual: int) -> int:
-        """Returns the longest answer to a question: what was asked for, or what the context has room for."""
-        longest = min(
-            self.model.max_length,
-            int(getattr(self.model.language_model.config, "max_position_embeddings", self.model.max_length)),
-        )
-        room = longest - len(prompt.ids) - (num_visual if item.digest is not None else 0)
+    def _bounded(self, item: Asked, num_visual: int) -> Asked:
+        """Returns a question whose longest answer is no longer than the context has room for."""
+        config = self.model.language_model.config
+        longest = min(self.model.max_length, getattr(config, "max_position_embeddings", self.model.max_length))
+        length = len(prompt_of(self.model, item).ids) + (num_visual if item.image_id is not None else 0)
+        room = longest - length
         if room < 1:
             raise DataError(
-                f"a question of {longest - room} positions leaves no room for an answer in a context of {longest}",
-                where=f"the question that begins with '{item.text[:60]}'",
+                f"a question of {length} positions leaves no room for an answer in a context of {longest}",
+                where=f"the question that begins with '{item.question[:60]}'",
                 fix="leave its task out, or train with a language model of a longer context",
             )
         if room >= item.max_new_tokens:
-            return item.max_new_tokens
-        return room - room % _STEP if room > _STEP else room
+            return item
+        return replace(item, max_new_tokens=room - room % _STEP if room > _STEP else room)
 
 
-def _distinct(questions: Sequence[Question]) -> tuple[dict[str, np.ndarray], list[_Asked]]:
+def _distinct(questions: Sequence[Question]) -> tuple[dict[str, np.ndarray], list[Asked]]:
     """Returns the distinct pictures by digest, and for each question what is asked."""
     pictures: dict[str, np.ndarray] = {}
     seen: dict[int, str] = {}  # id of an image object → digest; the objects live as long as `questions`
-    asked: list[_Asked] = []
+    asked: list[Asked] = []
     for item in questions:
         digest: str | None = None
+        text = item.text
         if item.image is not None:
             if (digest := seen.get(id(item.image))) is None:
                 picture = np.asarray(to_rgb(item.image))
                 digest = seen[id(item.image)] = image_digest(picture)
                 pictures.setdefault(digest, picture)
-        asked.append(_Asked(digest=digest, text=item.text, max_new_tokens=item.max_new_tokens))
+            if IMAGE_MARK in text:
+                text = text.replace(IMAGE_MARK, "").strip()
+        asked.append(Asked(image_id=digest, question=text, max_new_tokens=item.max_new_tokens))
     return pictures, asked

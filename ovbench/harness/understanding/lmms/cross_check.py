@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ovbench._base.errors import ConfigError, DataError
+from ovbench._base.errors import ConfigError
 from ovbench._base.files import atomic_write_text, jsonl, make_dir, write_json
 from ovbench._base.lazy import require
 from ovbench.harness.metrics.judging import judge
 from ovbench.harness.metrics.score import score_task
 from ovbench.harness.understanding.lmms.answering import Answerer, Question
 from ovbench.harness.understanding.lmms.layouts import Layout, counterpart
+from ovbench.harness.understanding.lmms.theirs import Heard, ask_lmms_eval
 from ovbench.tasks.base import Prediction, Sample, TaskData
 
-log = logging.getLogger(__name__)
 ROWS, ANSWERS = "cross-check.json", "answers.jsonl"
-_PICTURES_AT_A_TIME = 256  # that are held in memory
+_PICTURES_AT_A_TIME = 128  # that are held in memory
 _CLOSE = 5e-4  # numbers closer than this are printed as equal
 
 
@@ -79,7 +75,8 @@ def cross_check(
     unfit = {item.spec.name: found[item.spec.name][1].unfit(item.samples) for item in data}
     fit = [item for item in data if not unfit[item.spec.name]]
     lengths = {item.spec.name: item.spec.max_new_tokens or max_new_tokens for item in data}
-    theirs = _theirs(answerer, fit, {name: layout for name, (_, layout) in found.items()}, lengths, out)
+    layouts = {name: layout for name, (_, layout) in found.items()}
+    theirs = ask_lmms_eval(answerer, fit, layouts, max_new_tokens=lengths, out=out)
     rows: list[CrossRow] = []
     kept: list[dict[str, Any]] = []
     for item in data:
@@ -98,7 +95,7 @@ def cross_check(
 def cross_text(rows: Sequence[CrossRow]) -> str:
     """Returns the two sets of numbers as a table of plain text, and below it why they may differ."""
     head = ("task", "lmms-eval's", "its metric", "its value", "ours", "our value", "n", "other prompts")
-    lines = [head]
+    lines: list[tuple[str, ...]] = [head]
     notes: dict[str, None] = {}
     for row in rows:
         equal = row.theirs is not None and row.ours is not None and abs(row.theirs - row.ours) < _CLOSE
@@ -114,87 +111,6 @@ def cross_text(rows: Sequence[CrossRow]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join([*table, *notes])
-
-
-# --- theirs ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Heard:
-    """What lmms-eval made of one task."""
-
-    metrics: Mapping[str, float]
-    prompts: tuple[str, ...]  # in the order of the questions
-    answers: tuple[str, ...]
-
-
-def _theirs(
-    answerer: Answerer, data: Sequence[TaskData], layouts: Mapping[str, Layout], lengths: Mapping[str, int], out: Path
-) -> dict[str, _Heard]:
-    """Runs lmms-eval once over all tasks; all its requests come to the model together."""
-    if not data:
-        return {}
-    with _output_to_stderr():
-        from lmms_eval.evaluator import simple_evaluate
-        from lmms_eval.tasks import TaskManager
-        from tenacity import RetryError
-
-        from ovbench.harness.understanding.lmms.model import OvbenchLmms
-        from ovbench.harness.understanding.lmms.tasks import local_task
-
-        _logs_to_stderr()
-        tasks = {
-            item.spec.name: local_task(
-                f"ovbench_{item.spec.name}",
-                layouts[item.spec.name],
-                item,
-                max_new_tokens=lengths[item.spec.name],
-            )
-            for item in data
-        }
-        try:
-            results: Any = simple_evaluate(
-                model=OvbenchLmms(answerer=answerer),
-                tasks=list(tasks.values()),
-                task_manager=TaskManager(include_defaults=False),
-                bootstrap_iters=0,
-                log_samples=False,
-                process_docs_parallel=1,
-                # Some of its tasks write files where these say, and into the working folder without them.
-                cli_args=argparse.Namespace(output_path=str(out), process_with_media=False),
-            )
-        except RetryError as error:
-            cause = error.last_attempt.exception()
-            raise DataError(
-                f"lmms-eval cannot score an answer: {type(cause).__name__}: {cause}",
-                where=", ".join(tasks),
-                fix="look at the columns of the data: ovbench data verify",
-            ) from cause
-    heard: dict[str, _Heard] = {}
-    for name, task in tasks.items():
-        found = results["results"][f"ovbench_{name}"]
-        instances = sorted(task.instances, key=lambda item: item.doc_id)
-        heard[name] = _Heard(
-            metrics={key.removesuffix(",none"): value for key, value in found.items() if isinstance(value, float | int)},
-            prompts=tuple(item.args[0] for item in instances),
-            answers=tuple(item.resps[0] for item in instances),
-        )
-    return heard
-
-
-@contextlib.contextmanager
-def _output_to_stderr() -> Iterator[None]:
-    """Keeps what lmms-eval and its tasks print out of our standard output, which holds results alone."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
-
-
-def _logs_to_stderr() -> None:
-    """Moves lmms-eval's log from standard output, where it puts it when it is imported."""
-    from loguru import logger
-
-    logger.remove()
-    logger.add(sys.stderr, level="WARNING", format="lmms-eval: {message}")
 
 
 # --- ours ------------------------------------------------------------------------------------------------------------
@@ -239,7 +155,7 @@ def _scores(data: TaskData, predictions: Sequence[Prediction]) -> dict[str, tupl
 def _rows(
     data: TaskData,
     found: tuple[str, Layout],
-    heard: _Heard | None,
+    heard: Heard | None,
     predictions: Sequence[Prediction],
     unfit: str,
 ) -> Iterator[CrossRow]:
@@ -273,7 +189,7 @@ def _rows(
         )
 
 
-def _answers(data: TaskData, heard: _Heard, predictions: Sequence[Prediction]) -> Iterator[dict[str, Any]]:
+def _answers(data: TaskData, heard: Heard, predictions: Sequence[Prediction]) -> Iterator[dict[str, Any]]:
     by_item = {item.item_id: item for item in predictions}
     for sample, prompt, answer in zip(data.samples, heard.prompts, heard.answers, strict=True):
         yield {
@@ -288,4 +204,3 @@ def _answers(data: TaskData, heard: _Heard, predictions: Sequence[Prediction]) -
 
 def _identity(sample: Sample) -> dict[str, str]:
     return {"item_id": sample.item_id, "image_id": sample.image_id, "answer": sample.answer}
-

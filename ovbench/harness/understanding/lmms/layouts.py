@@ -211,9 +211,7 @@ LAYOUTS: Mapping[str, Layout] = {
         doc=_scienceqa,
         pairs=(Pair(theirs="exact_match", why="lmms-eval takes the letter, or a text that begins with `X.`"),),
     ),
-    "textvqa_val": Layout(
-        yaml="textvqa/textvqa_val.yaml", doc=_open, pairs=(Pair(theirs="exact_match", why=_SOFT),)
-    ),
+    "textvqa_val": Layout(yaml="textvqa/textvqa_val.yaml", doc=_open, pairs=(Pair(theirs="exact_match", why=_SOFT),)),
     "textvqa_ocr": Layout(
         yaml="textvqa/textvqa_val.yaml",
         doc=_open,
@@ -278,9 +276,9 @@ def counterpart(spec: TaskSpec) -> tuple[str, Layout]:
         rule = LAYOUTS["seedbench"]
         pairs = (Pair(theirs="seed_image", ours=_written(spec), why=rule.pairs[0].why),)
         return "seedbench's rule", Layout(yaml=rule.yaml, doc=_seed, listed=True, own_prompt=True, pairs=pairs)
-    why = "lmms-eval drops case and all punctuation" + (
-        "; ours is the freely written answer, since lmms-eval cannot rank options" if spec.scoring == "likelihood" else ""
-    )
+    why = "lmms-eval drops case and all punctuation"
+    if spec.scoring == "likelihood":
+        why += "; ours is the freely written answer, since lmms-eval cannot rank options"
     return "exact_match", Layout(
         yaml="",
         doc=_open,

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from ovbench._base import launcher
 from ovbench._base.errors import ConfigError
 from ovbench._base.pictures import to_rgb
+from ovbench.encoders.base import check_device_name
 from ovbench.harness.feature_shards import image_digest
 from ovbench.harness.understanding.lmms.answering import Answerer, Question
 from ovbench.harness.understanding.lmms.holder import open_checkpoint, open_run
@@ -29,7 +30,7 @@ from ovbench.harness.understanding.lmms.holder import open_checkpoint, open_run
 log = logging.getLogger(__name__)
 MAX_NEW_TOKENS = 1024  # where a task says nothing; lmms-eval's `llava` has the same
 BATCH_SIZE = 64  # of `--batch_size auto`
-_PICTURES_AT_A_TIME = 256  # distinct pictures that one call of the answerer holds
+_PICTURES_AT_A_TIME = 128  # distinct pictures that one call of the answerer holds
 _KEPT_BYTES = 2 << 30  # of decoded pictures between the first look and the answers; the others are decoded twice
 _ARGUMENTS = "run, checkpoint, encoder, device, dtype, batch_size"
 
@@ -94,6 +95,7 @@ class OvbenchLmms(lmms):
                 fix="write run=RUN_FOLDER, or checkpoint=FOLDER,encoder=SPEC",
             )
         name = device or (f"cuda:{launcher.local_rank()}" if torch.cuda.is_available() else "cpu")
+        check_device_name(name)
         self._device = torch.device(name)
         size = _batch_size(batch_size)
         # Contract: no attribute is an nn.Module, because `clean` of the base class deletes those after an evaluation.
@@ -183,7 +185,9 @@ class OvbenchLmms(lmms):
 
     def _pictures(self, request: Instance) -> list[Any]:
         _, _, doc_to_visual, doc_id, task, split = cast(Any, request.args)
-        shown = doc_to_visual(self.task_dict[task][split][doc_id]) if callable(doc_to_visual) else doc_to_visual
+        shown: Any = doc_to_visual
+        if callable(doc_to_visual):
+            shown = doc_to_visual(cast(Any, self.task_dict)[task][split][doc_id])
         return list(shown or [])
 
     def _read(

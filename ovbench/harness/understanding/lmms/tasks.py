@@ -58,7 +58,7 @@ class LocalTask(ConfigurableTask):
         self._rows_without_pictures = {config["test_split"]: rows_without_pictures}
         super().__init__(config=dict(config))
 
-    def download(self, dataset_kwargs: Any = None) -> None:
+    def download(self, dataset_kwargs: Any = None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Takes the given rows; `process_docs` of the configuration, which may load from the hub, is not called."""
         del dataset_kwargs
         self.dataset: Any = self._rows
