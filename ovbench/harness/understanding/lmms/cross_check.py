@@ -10,6 +10,7 @@ from typing import Any
 from ovbench._base.errors import ConfigError
 from ovbench._base.files import atomic_write_text, jsonl, make_dir, write_json
 from ovbench._base.lazy import require
+from ovbench.harness.metrics.base import pair
 from ovbench.harness.metrics.judging import judge
 from ovbench.harness.metrics.score import score_task
 from ovbench.harness.understanding.lmms.answering import Answerer, Question
@@ -82,7 +83,8 @@ def cross_check(
     for item in data:
         name = item.spec.name
         stored = (predictions or {}).get(name)
-        ours = list(stored) if stored is not None else _ours(answerer, item, lengths[name])
+        ours = _ours(answerer, item, lengths[name]) if stored is None else stored
+        ours = [prediction for _, prediction in pair(item.samples, ours)]  # refuses answers to other questions
         heard = theirs.get(name)
         if heard is not None:
             kept += _answers(item, heard, ours)
@@ -160,26 +162,23 @@ def _rows(
     unfit: str,
 ) -> Iterator[CrossRow]:
     spec, samples = data.spec, data.samples
-    by_item = {item.item_id: item for item in predictions}
-    scores = _scores(data, [by_item[sample.item_id] for sample in samples])
+    scores = _scores(data, predictions)
     prompts = heard.prompts if heard is not None else ()
     answers = heard.answers if heard is not None else ()
     other_prompts = sum(sample.prompt != prompt for sample, prompt in zip(samples, prompts, strict=bool(heard)))
-    other_answers = sum(
-        by_item[sample.item_id].raw != answer for sample, answer in zip(samples, answers, strict=bool(heard))
-    )
-    for pair in found[1].pairs:
-        key = pair.ours or spec.headline
+    other_answers = sum(item.raw != answer for item, answer in zip(predictions, answers, strict=bool(heard)))
+    for two in found[1].pairs:
+        key = two.ours or spec.headline
         ours, missing = scores.get(key, (None, f"our scorer has no metric '{key}'"))
-        value = heard.metrics.get(pair.theirs) if heard is not None else None
-        reasons = [unfit and f"lmms-eval cannot score these questions: {unfit}", missing, pair.why]
+        value = heard.metrics.get(two.theirs) if heard is not None else None
+        reasons = [unfit and f"lmms-eval cannot score these questions: {unfit}", missing, two.why]
         if heard is not None and value is None:
-            reasons.insert(0, f"lmms-eval gave no '{pair.theirs}'")
+            reasons.insert(0, f"lmms-eval gave no '{two.theirs}'")
         yield CrossRow(
             task=spec.name,
             counterpart=found[0],
-            metric_theirs=pair.theirs,
-            theirs=None if value is None else float(value) / pair.unit,
+            metric_theirs=two.theirs,
+            theirs=None if value is None else float(value) / two.unit,
             metric_ours=key,
             ours=ours,
             n=len(samples),
@@ -190,14 +189,13 @@ def _rows(
 
 
 def _answers(data: TaskData, heard: Heard, predictions: Sequence[Prediction]) -> Iterator[dict[str, Any]]:
-    by_item = {item.item_id: item for item in predictions}
-    for sample, prompt, answer in zip(data.samples, heard.prompts, heard.answers, strict=True):
+    for sample, ours, prompt, answer in zip(data.samples, predictions, heard.prompts, heard.answers, strict=True):
         yield {
             "task": data.spec.name,
             **_identity(sample),
             "prompt": sample.prompt,
             "prompt_lmms_eval": prompt,
-            "raw": by_item[sample.item_id].raw,
+            "raw": ours.raw,
             "raw_lmms_eval": answer,
         }
 

@@ -13,6 +13,8 @@ from ovbench.harness.understanding.decoding import greedy, prefill
 from ovbench.harness.understanding.evaluate import CLOSE_CALL
 from ovbench.harness.understanding.llava import Llava
 
+_CLOSE_CALL_LOW = 0.1  # logits; 8 or 11 bits of mantissa, where sums in another order differ far more
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
@@ -40,6 +42,8 @@ def greedy_answers(model: Llava, asked: Sequence[Asked], tokens: TokenSource, *,
         tokens: Image ids → visual tokens.
         batch_size: Questions read together.
     """
+    low = model.language_model.get_input_embeddings().weight.dtype in (torch.bfloat16, torch.float16)
+    close_call = _CLOSE_CALL_LOW if low else CLOSE_CALL
     answers: dict[Asked, str] = {}
     kinds: dict[tuple[bool, int], list[Asked]] = {}  # what can be read together: all with a picture, or none
     for item in asked:
@@ -48,14 +52,15 @@ def greedy_answers(model: Llava, asked: Sequence[Asked], tokens: TokenSource, *,
         for start in range(0, len(group), batch_size):
             batch = group[start : start + batch_size]
             for item, (text, gap) in zip(batch, _ask(model, batch, tokens), strict=True):
-                again = len(batch) > 1 and gap < CLOSE_CALL
+                again = len(batch) > 1 and gap < close_call
                 answers[item] = _ask(model, [item], tokens)[0][0] if again else text
     return [answers[item] for item in asked]
 
 
 def _ask(model: Llava, batch: Sequence[Asked], tokens: TokenSource) -> list[tuple[str, float]]:
     image_ids = [item.image_id for item in batch if item.image_id is not None]
-    visual = tokens(image_ids) if image_ids else None
+    weight = next(model.projector.parameters(), None)
+    visual = tokens(image_ids).to(torch.float32 if weight is None else weight.dtype) if image_ids else None
     state = prefill(model, [prompt_of(model, item) for item in batch], visual)
     texts, gaps = greedy(model, state, max_new_tokens=batch[0].max_new_tokens)
     return list(zip(texts, gaps, strict=True))

@@ -76,6 +76,11 @@ def _seed(sample: Sample) -> Doc:
     }
 
 
+def _not_four(samples: Sequence[Sample]) -> str:
+    other = [sample for sample in samples if len(sample.options) != 4]
+    return f"it asks with four options, and question {other[0].item_id} has {len(other[0].options)}" if other else ""
+
+
 def _mme(sample: Sample) -> Doc:
     # Both questions of a picture share one id in the real table, and are paired by it.
     question_id = sample.extra.get("question_id", sample.image_id)
@@ -110,7 +115,7 @@ def _scienceqa(sample: Sample) -> Doc:
     return {
         "question": sample.question,
         "choices": list(sample.options),
-        "answer": sample.options.index(sample.answer),
+        "answer": LETTERS.index(_letter(sample)),
         "hint": sample.extra.get("hint", ""),
     }
 
@@ -184,6 +189,7 @@ LAYOUTS: Mapping[str, Layout] = {
         yaml="seedbench/seedbench.yaml",
         doc=_seed,
         listed=True,
+        unfit=_not_four,
         pairs=(Pair(theirs="seed_image", why="lmms-eval takes the first character, so that `(B)` is wrong"),),
     ),
     "mme": Layout(

@@ -94,8 +94,7 @@ class OvbenchLmms(lmms):
                 where="--model_args",
                 fix="write run=RUN_FOLDER, or checkpoint=FOLDER,encoder=SPEC",
             )
-        name = device or (f"cuda:{launcher.local_rank()}" if torch.cuda.is_available() else "cpu")
-        check_device_name(name)
+        name = _device_name(device)
         self._device = torch.device(name)
         size = _batch_size(batch_size)
         # Contract: no attribute is an nn.Module, because `clean` of the base class deletes those after an evaluation.
@@ -264,6 +263,15 @@ def _until(gen_kwargs: Mapping[str, Any]) -> tuple[str, ...]:
 def _wants_sampling(gen_kwargs: Mapping[str, Any]) -> bool:
     beams = int(gen_kwargs.get("num_beams") or 1)
     return bool(gen_kwargs.get("do_sample")) or float(gen_kwargs.get("temperature") or 0.0) > 0.0 or beams > 1
+
+
+def _device_name(asked: str | None) -> str:
+    """Returns where this process computes; under a launcher each has the GPU of its number."""
+    if asked is None:
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
+        log.info("no device was asked for: using %s", asked)
+    check_device_name(asked)
+    return f"cuda:{launcher.local_rank()}" if asked == "cuda" else asked
 
 
 def _batch_size(given: int | str) -> int:

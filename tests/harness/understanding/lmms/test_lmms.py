@@ -20,9 +20,8 @@ import pytest
 from ovbench._base.errors import ConfigError, DataError, DependencyError, OvbenchError
 from ovbench.harness.understanding.lmms import cross_check as cross_check_module
 from ovbench.harness.understanding.lmms import plugin
-from ovbench.harness.understanding.lmms.answering import LlavaAnswerer, Question
 from ovbench.harness.understanding.lmms.cross_check import CrossRow, cross_check, cross_text
-from ovbench.harness.understanding.lmms.holder import open_checkpoint, open_run
+from ovbench.harness.understanding.lmms.holder import open_run
 from ovbench.harness.understanding.lmms.layouts import LAYOUTS, counterpart
 from ovbench.harness.understanding.lmms.theirs import ask_lmms_eval
 from ovbench.tasks.base import TaskData
@@ -161,68 +160,6 @@ def test_command_line_of_lmms_eval_runs_a_task_of_the_user_on_a_run(trained: Any
 # --- our model under lmms-eval ---------------------------------------------------------------------------------------
 
 
-def questions_of(name: str, limit: int) -> tuple[TaskData, list[Question]]:
-    from PIL import Image
-
-    data = load_data(load_task(name), limit=limit)
-    return data, [
-        Question(image=Image.fromarray(data.image(item.image_id)), text=item.prompt, max_new_tokens=4)
-        for item in data.samples
-    ]
-
-
-@pytest.mark.parametrize("task", ["mini-pope", "mini-seed"])
-def test_opened_run_gives_the_answers_that_the_run_gave(trained: Any, task: str) -> None:
-    data, questions = questions_of(task, 14)
-    stored = pandas.read_parquet(trained.folder / "samples.parquet").set_index(["task", "item_id"])["raw"]
-    assert open_run(trained.folder)(questions) == [stored[task, item.item_id] for item in data.samples]
-
-
-def test_answers_do_not_depend_on_the_batch_size_and_nothing_is_done_twice(trained: Any) -> None:
-    _, questions = questions_of("mini-pope", 14)
-    one, many = open_run(trained.folder, batch_size=1), open_run(trained.folder, batch_size=64)
-    twice = [*questions, *reversed(questions)]
-    heard = many(twice)
-    assert heard[:14] == heard[14:][::-1] == one(questions)
-    assert many.num_asked == one.num_asked == 14
-    assert many.num_encoded == len({item.image.tobytes() for item in questions if item.image is not None})
-
-
-def test_question_without_a_picture_is_answered(trained: Any) -> None:
-    answerer = open_run(trained.folder)
-    seen = Question(image=picture(9), text="is there a bag ?", max_new_tokens=3)
-    blind = Question(image=None, text="is there a bag ?", max_new_tokens=3)
-    assert answerer([blind, seen, blind])[::2] == answerer([blind]) * 2
-    assert answerer.num_encoded == 1
-
-
-def test_mark_in_a_question_is_moved_to_its_head(trained: Any) -> None:
-    answerer = open_run(trained.folder)
-    marked = Question(image=picture(9), text="is there <image>a bag ?", max_new_tokens=3)
-    plain = Question(image=picture(9), text="is there a bag ?", max_new_tokens=3)
-    assert answerer([marked]) == answerer([plain])
-
-
-def test_answer_ends_where_the_context_does(trained: Any) -> None:
-    answerer = open_run(trained.folder)
-    short, long = (Question(image=picture(1), text="is there a bag ?", max_new_tokens=n) for n in (3, 1024))
-    heard = answerer([short, long])
-    assert heard[1].startswith(heard[0])
-    assert (
-        len(answerer.model.tokenizer(heard[1])["input_ids"])
-        < answerer.model.language_model.config.max_position_embeddings
-    )
-    answerer.model.max_length = 60
-    with pytest.raises(DataError, match="leaves no room for an answer in a context of 60"):
-        answerer([Question(image=picture(1), text="a bag " * 60, max_new_tokens=4)])
-
-
-def test_model_in_training_mode_is_refused(trained: Any) -> None:
-    answerer = open_run(trained.folder)
-    with pytest.raises(ConfigError, match="training mode"):
-        LlavaAnswerer(answerer.model.train(), answerer.encoder, tap=answerer.tap)
-
-
 def test_requests_of_several_tasks_are_answered_in_order_and_cut(scripted: Script) -> None:
     script = scripted({"first": "yes\n\nand more", "second": " B. END of it ", "third": "plain"})
     model = built(script, "a", "b")
@@ -291,30 +228,23 @@ def test_wrong_model_arguments_are_named(arguments: str, said: str) -> None:
     assert said in str(raised.value)
 
 
-def test_run_whose_weights_left_the_cache_says_how_to_make_them(
-    trained: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("OVBENCH_CACHE", str(tmp_path))
-    with pytest.raises(DataError) as raised:
-        open_run(trained.folder)
-    assert "no sound weights of this run" in raised.value.what
-    assert "ovbench run --encoder clip/mini --protocol mini-smoke --seed 0" in raised.value.fix
+def test_second_evaluation_with_the_same_object_works(trained: Any) -> None:
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
 
+    from ovbench.harness.understanding.lmms.tasks import local_task
 
-def test_run_of_another_encoder_is_refused(trained: Any, tmp_path: Path) -> None:
-    record = json.loads((trained.folder / "record.json").read_text())
-    record["encoder"]["spec"] = "siglip/mini"
-    (tmp_path / "record.json").write_text(json.dumps(record))
-    with pytest.raises(DataError, match="'siglip/mini' is not the one that the run was trained with"):
-        open_run(tmp_path)
-
-
-def test_checkpoint_folder_is_opened_by_the_reader_of_checkpoints(tmp_path: Path) -> None:
-    pytest.importorskip(
-        "ovbench.harness.understanding.checkpoint_folder", reason="the reader of checkpoint folders is not there"
-    )
-    with pytest.raises(OvbenchError):
-        open_checkpoint(tmp_path, encoder="clip/mini")
+    data = load_data(load_task("mini-pope"), limit=6)
+    model = model_class()(run=trained.folder, device="cpu")
+    found = []
+    for _ in range(2):
+        task = local_task("mine", counterpart(data.spec)[1], data, max_new_tokens=4)
+        result: Any = simple_evaluate(
+            model=model, tasks=[task], task_manager=TaskManager(include_defaults=False), bootstrap_iters=0
+        )
+        found.append(result["results"]["mine"]["pope_accuracy,none"])
+        assert [row["filtered_resps"] for row in result["samples"]["mine"]] != [[""]] * 6
+    assert found[0] == found[1]
 
 
 # --- lmms-eval on our questions --------------------------------------------------------------------------------------
@@ -488,6 +418,13 @@ def test_what_lmms_eval_cannot_score_is_missing_with_a_reason(
     assert [row.theirs for row in rows] == [None, None]
     assert "it needs both questions of each picture, and 'picture-1' has not two" in rows[0].why
     assert "our scorer has no metric 'mme_perception'" in rows[0].why
+
+
+def test_seedbench_asks_with_four_options_alone(make_benchmark: Make, scripted: Script, tmp_path: Path) -> None:
+    data = make_benchmark("seedbench", "choice", "letter", [("hue", ("a", "b"), "a", "", {})])
+    (row,) = cross_check(scripted({"": "A"}), [data], out=tmp_path)
+    assert (row.theirs, row.ours) == (None, 1.0)
+    assert "it asks with four options, and question 0 has 2" in row.why
 
 
 def test_row_without_a_column_that_lmms_eval_reads_is_named(
