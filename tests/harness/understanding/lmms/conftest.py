@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import ImageFile
 
 from ovbench.harness.run import plan_runs, run_job
 from ovbench.harness.understanding.lmms.answering import Question
@@ -26,6 +27,12 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture(autouse=True)
+def pillow_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undoes what importing lmms-eval sets for the whole process, so that no later test reads broken pictures."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", ImageFile.LOAD_TRUNCATED_IMAGES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ovbench.harness.understanding.lmms import plugin
 from ovbench.harness.understanding.lmms.cross_check import CrossRow, cross_check, cross_text
 from ovbench.harness.understanding.lmms.holder import open_run
 from ovbench.harness.understanding.lmms.layouts import LAYOUTS, counterpart
+from ovbench.harness.understanding.lmms.of_run import cross_check_run
 from ovbench.harness.understanding.lmms.theirs import ask_lmms_eval
 from ovbench.tasks.base import TaskData
 from ovbench.tasks.load import load_task
@@ -242,9 +244,9 @@ def test_second_evaluation_with_the_same_object_works(trained: Any) -> None:
         result: Any = simple_evaluate(
             model=model, tasks=[task], task_manager=TaskManager(include_defaults=False), bootstrap_iters=0
         )
-        found.append(result["results"]["mine"]["pope_accuracy,none"])
-        assert [row["filtered_resps"] for row in result["samples"]["mine"]] != [[""]] * 6
-    assert found[0] == found[1]
+        found.append([row["filtered_resps"] for row in result["samples"]["mine"]])
+    stored = pandas.read_parquet(trained.folder / "samples.parquet").set_index(["task", "item_id"])["raw"]
+    assert found == [[[stored["mini-pope", item.item_id]] for item in data.samples]] * 2
 
 
 # --- lmms-eval on our questions --------------------------------------------------------------------------------------
@@ -284,9 +286,9 @@ MADE_UP: dict[str, tuple[list[Any], dict[str, str], dict[str, float]]] = {  # ro
     "mmbench": (
         [("bird", ("wing", "fin"), "wing", "ornithology", {"index": "7"}),
          ("bird", ("fin", "wing"), "wing", "ornithology", {"index": "1000007"}),
-         ("fish", ("wing", "fin"), "fin", "ornithology", {"index": "8"})],
-        {"A. wing": "A", "A. fin": "A"},
-        {"gpt_eval_score": 0.0},
+         ("whale", ("wing", "fin"), "fin", "ornithology", {"index": "8"})],
+        {"whale": "A", "A. wing": "A", "A. fin": "The answer is B."},
+        {"gpt_eval_score": 50.0},
     ),
     "chartqa": (
         [("sum", (), "100", "human", {}), ("share", (), "10%", "augmented", {})],
@@ -355,6 +357,30 @@ def test_mini_tasks_get_the_same_accuracy_from_both(trained: Any, tmp_path: Path
     assert pope.theirs == pytest.approx((mine.raw.str.lower() == mine.answer).mean())
     assert json.loads((tmp_path / "cross-check.json").read_text())[0]["task"] == "mini-pope"
     assert rows == cross_check(answerer, data, out=tmp_path, max_new_tokens=4)
+
+
+def test_finished_run_is_checked_with_the_answers_that_it_stored(trained: Any, tmp_path: Path) -> None:
+    specs = [load_task("mini-pope"), load_task("mini-seed")]
+    rows = cross_check_run(trained.folder, specs, out=tmp_path)
+    record = json.loads((trained.folder / "record.json").read_text())
+    scores = {(item["task"], item["name"]): item["value"] for item in record["metrics"] if item["group"] is None}
+    assert {row.task for row in rows} == {"mini-pope", "mini-seed"}
+    for row in rows:
+        assert row.ours == scores[row.task, row.metric_ours]
+        assert row.num_other_answers == 0
+
+
+def test_task_that_a_run_did_not_ask_is_named(trained: Any, tmp_path: Path) -> None:
+    spec = replace(load_task("mini-pope"), name="mini-cope")
+    with pytest.raises(ConfigError, match="the run did not ask 'mini-cope'") as raised:
+        cross_check_run(trained.folder, [spec], out=tmp_path)
+    assert raised.value.fix == "its tasks: mini-pope, mini-seed"
+
+
+def test_questions_that_changed_since_the_run_are_refused(trained: Any, tmp_path: Path) -> None:
+    spec = load_task("mini-pope")
+    with pytest.raises(DataError, match="'mini-pope' are not those that the run was asked"):
+        cross_check_run(trained.folder, [replace(spec, prompt="well, {question}")], out=tmp_path)
 
 
 YES_NO = [("dog", (), "yes", "", {}), ("cat", (), "no", "", {}), ("elk", (), "yes", "", {}), ("owl", (), "no", "", {})]
