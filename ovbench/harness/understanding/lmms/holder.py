@@ -83,25 +83,27 @@ def _weights(record: RunRecord, path: Path) -> Path:
 
 
 def open_checkpoint(
-    folder: Path, *, encoder: str, device: str = "cpu", dtype: str = "float32", batch_size: int = 64
+    folder: Path, *, encoder: str | None = None, device: str = "cpu", dtype: str = "float32", batch_size: int = 64
 ) -> LlavaAnswerer:
     """Returns what answers with a folder of LLaVA weights, whoever trained it.
 
     Args:
         folder: A checkpoint in any layout that ovbench reads.
-        encoder: Spec string of the encoder it was trained with.
+        encoder: Spec string of the encoder it was trained with; None: the checkpoint says it.
         device: Where it runs.
         dtype: Of encoder and language model.
-        batch_size: Questions read together; changes no answer in float32.
+        batch_size: Questions read together; changes no answer.
 
     Raises:
-        ConfigError: An unknown encoder, device or type.
+        ConfigError: An unknown encoder, device or type, or a checkpoint that does not name its encoder.
         DataError: The folder cannot be read.
     """
     check_device_name(device)
+    precision = check_dtype_name(dtype)
     if not folder.is_dir():
         raise ConfigError(f"there is no folder '{folder}'", where="checkpoint")
     from ovbench.harness.understanding.checkpoint_folder import load_checkpoint
 
-    loaded = load_checkpoint(folder, encoder=encoder, device=device, dtype=check_dtype_name(dtype))
-    return LlavaAnswerer(loaded.model.eval(), loaded.encoder, tap=loaded.tap, batch_size=batch_size)
+    loaded = load_checkpoint(folder, encoder=encoder, device=device, dtype=precision)
+    seeing = loaded.load_encoder(device=device, dtype=precision)
+    return LlavaAnswerer(loaded.model.eval(), seeing, tap=loaded.tap or seeing.info.llm_tap, batch_size=batch_size)

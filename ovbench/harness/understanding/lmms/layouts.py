@@ -182,7 +182,7 @@ _POPE_PAIRS = (
         why="lmms-eval counts the questions whose right answer is yes, ours the answers that are yes",
     ),
 )
-_SOFT = "both give VQA soft accuracy; lmms-eval writes the question with one capital, at its head"
+_SOFT = "both give VQA soft accuracy, and no difference on equal answers is known"
 LAYOUTS: Mapping[str, Layout] = {
     "pope": Layout(yaml="pope/pope.yaml", doc=_pope, pairs=_POPE_PAIRS),
     "seedbench": Layout(

@@ -51,8 +51,8 @@ class OvbenchLmms(lmms):
 
     Args:
         run: Folder of a finished run of the understanding suite.
-        checkpoint: In its place, a folder of LLaVA weights; `encoder` says which encoder it was trained with.
-        encoder: Spec string.
+        checkpoint: In its place, a folder of LLaVA weights.
+        encoder: Spec string of the encoder that the checkpoint was trained with; None: the checkpoint says it.
         device: None: this process's GPU where there is one, else the CPU.
         dtype: Of a checkpoint; a run has its own.
         batch_size: Questions read together, or `auto`; changes no answer.
@@ -86,13 +86,13 @@ class OvbenchLmms(lmms):
             raise ConfigError(
                 "the model needs a run or a checkpoint, and not both",
                 where="--model_args",
-                fix="write run=RUN_FOLDER, or checkpoint=FOLDER,encoder=SPEC",
+                fix="write run=FOLDER, or checkpoint=FOLDER,encoder=SPEC",
             )
-        if (checkpoint is None) != (encoder is None):
+        if checkpoint is None and encoder is not None:
             raise ConfigError(
-                "a checkpoint and its encoder go together, and a run knows its own encoder",
+                "an encoder goes with a checkpoint; a run knows its own",
                 where="--model_args",
-                fix="write run=RUN_FOLDER, or checkpoint=FOLDER,encoder=SPEC",
+                fix="write run=FOLDER, or checkpoint=FOLDER,encoder=SPEC",
             )
         name = _device_name(device)
         self._device = torch.device(name)
@@ -103,8 +103,10 @@ class OvbenchLmms(lmms):
         elif run is not None:
             self._answerer = open_run(Path(str(run)), device=name, batch_size=size)
         else:
-            folder, spec = Path(str(checkpoint)), str(encoder)
-            self._answerer = open_checkpoint(folder, encoder=spec, device=name, dtype=dtype, batch_size=size)
+            spec = None if encoder is None else str(encoder)
+            self._answerer = open_checkpoint(
+                Path(str(checkpoint)), encoder=spec, device=name, dtype=str(dtype), batch_size=size
+            )
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> OvbenchLmms:

@@ -214,8 +214,7 @@ def test_several_rounds_are_refused(scripted: Script) -> None:
     [
         ("", "needs a run or a checkpoint"),
         ("run=a,checkpoint=b,encoder=clip", "needs a run or a checkpoint"),
-        ("checkpoint=b", "a checkpoint and its encoder go together"),
-        ("run=a,encoder=clip", "a checkpoint and its encoder go together"),
+        ("run=a,encoder=clip", "an encoder goes with a checkpoint; a run knows its own"),
         ("run=a,weights=b", "unknown model argument 'weights'"),
         ("run", "is not a list of name=value"),
         ("run=a,batch_size=0", "the batch size must be 1 or more"),
