@@ -105,11 +105,23 @@ def test_run_of_another_encoder_is_refused(trained: Any, tmp_path: Path) -> None
         open_run(tmp_path)
 
 
-def test_checkpoint_folder_is_opened_by_the_reader_of_checkpoints(tmp_path: Path) -> None:
-    pytest.importorskip(
-        "ovbench.harness.understanding.checkpoint_folder", reason="the reader of checkpoint folders is not there"
+def test_checkpoint_folder_answers_as_the_model_that_was_saved(trained: Any, tmp_path: Path) -> None:
+    reader = pytest.importorskip(
+        "ovbench.harness.understanding.checkpoint_folder", reason="this checkout cannot read folders of weights yet"
     )
-    with pytest.raises(OvbenchError):
+    run = open_run(trained.folder)
+    saved = LlavaAnswerer(run.model, run.encoder, tap=run.tap)
+    reader.save_checkpoint(tmp_path / "weights", run.model, encoder="clip/mini", tap=run.tap)
+    _, questions = questions_of("mini-pope", 6)
+    assert open_checkpoint(tmp_path / "weights")(questions) == saved(questions)
+    assert open_checkpoint(tmp_path / "weights", encoder="clip/mini")(questions) == saved(questions)
+
+
+def test_folder_without_weights_is_no_checkpoint(tmp_path: Path) -> None:
+    pytest.importorskip(
+        "ovbench.harness.understanding.checkpoint_folder", reason="this checkout cannot read folders of weights yet"
+    )
+    with pytest.raises(OvbenchError, match="no checkpoint"):
         open_checkpoint(tmp_path, encoder="clip/mini")
 
 
