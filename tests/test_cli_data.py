@@ -54,3 +54,11 @@ def test_absent_data_end_with_the_line_that_gets_them(ovbench, tmp_path: Path) -
     assert "the data of the task 'pope' are not on this machine" in done.stderr
     assert "HF_HUB_OFFLINE is set" in done.stderr
     assert not (tmp_path / "pack").exists()
+
+
+def test_suite_of_a_protocol_names_its_tasks(ovbench, tmp_path: Path) -> None:
+    tmp_path.joinpath("data").mkdir()
+    words = ["--tasks", "understanding:llava15-proxy", "--from", str(tmp_path / "data"), "--to", str(tmp_path / "pack")]
+    done = ovbench("data", "pack", *words)
+    assert done.returncode == 2
+    assert "the data of the task 'seedbench' are not in the folder" in done.stderr

@@ -1,7 +1,7 @@
 """One file of a table: its rows without pictures, and its pictures one at a time.
 
-Contract: a few pictures are in memory at once, and what pyarrow needs to read them: of Parquet one page, in tables of
-the hub less than a hundred pictures; an Arrow file is mapped.
+Contract: a few pictures are in memory at once, and what pyarrow needs to read them: of Parquet one page, which in the
+hub's tables is less than a hundred pictures; an Arrow file is mapped.
 """
 
 from __future__ import annotations
