@@ -40,6 +40,7 @@ class Reply:
     """What the model said to one question."""
 
     raw: str  # greedy free answer
+    ids: tuple[int, ...]  # its tokens, without the one that ends it
     option_scores: tuple[float, ...]  # mean log-likelihood of each option's tokens; empty: not scored
     margin: float  # gap between the two best choices of the closest decision, nats
 

@@ -338,7 +338,12 @@ class AnswerEngine:
     def _replies(self, answers: Answers, scores: Sequence[Sequence[float]]) -> list[Reply]:
         self.counts.steps += answers.num_steps
         return [
-            Reply(raw=text_of(self._model, ids), option_scores=rounded(values), margin=margin_of(gap, values))
+            Reply(
+                raw=text_of(self._model, ids),
+                ids=tuple(ids),
+                option_scores=rounded(values),
+                margin=margin_of(gap, values),
+            )
             for ids, gap, values in zip(answers.ids, answers.gaps, scores, strict=True)
         ]
 
