@@ -6,7 +6,7 @@ Answers do not depend on the batch size: what was decided by a margin within rou
 from __future__ import annotations
 
 import logging
-import string
+
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from ovbench.harness.understanding.answer_requests import MAX_POSITIONS, Reply, 
 from ovbench.harness.understanding.data import TokenSource
 from ovbench.harness.understanding.engine import BATCH_SIZE, AnswerEngine, Packing
 from ovbench.harness.understanding.llava import Llava
+from ovbench.tasks.answers import LETTERS
 from ovbench.tasks.base import Prediction, Sample, TaskData, TaskSpec
 
 log = logging.getLogger(__name__)
@@ -204,7 +205,7 @@ def _letters(spec: TaskSpec, sample: Sample) -> tuple[str, ...]:
     """Returns what stands for each option in a constrained choice."""
     if spec.kind == "yesno":
         return tuple(option.capitalize() for option in sample.options)
-    return tuple(string.ascii_uppercase[: len(sample.options)])
+    return tuple(LETTERS[: len(sample.options)])
 
 
 def read_predictions(path: Path) -> list[Prediction]:
