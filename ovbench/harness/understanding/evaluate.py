@@ -6,7 +6,6 @@ Answers do not depend on the batch size: what was decided by a margin within rou
 from __future__ import annotations
 
 import logging
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
