@@ -34,6 +34,7 @@ from ovbench.harness.understanding.llava import Llava
 from ovbench.harness.understanding.packed import answer_packed, model_dtype
 from ovbench.harness.understanding.padded import answer_padded
 from ovbench.harness.understanding.prefix_cache import Kept, obstacle, read_prefixes
+from ovbench.harness.understanding.sharing_probe import sharing_fault
 from ovbench.harness.understanding.wording import closing_ids, end_ids, option_ids, prompt_of
 
 log = logging.getLogger(__name__)
@@ -105,8 +106,13 @@ class AnswerEngine:
         dtype = model_dtype(model)
         self._close_call = close_call_of(dtype) if close_call is None else check_close_call(close_call)
         self._max_positions, self._batch_size = max_positions, 1 if reference else batch_size
+        wanted = "packed" if packing == "auto" else packing
         self._obstacle = obstacle(model)
-        self.packing = _resolve(packing, self._obstacle, reference)
+        if self._obstacle is None and wanted != "batched" and not reference:
+            self._obstacle = sharing_fault(model, wanted)
+        self.packing = wanted if self._obstacle is None else "equal"
+        if self._obstacle is not None:
+            log.warning("questions share nothing and are read in rows of equal length: %s", self._obstacle)
         self._ends = end_ids(model)
         self._closing = closing_ids(model) if trust_first_token else frozenset[int]()
         self._worded: dict[tuple[str, bool], tuple[str, Tokenized]] = {}
@@ -346,15 +352,3 @@ class AnswerEngine:
             )
             for ids, gap, values in zip(answers.ids, answers.gaps, scores, strict=True)
         ]
-
-
-def _resolve(packing: Packing, reason: str | None, reference: bool) -> str:
-    """Returns the way of reading; a choice that was made here is logged with its reason."""
-    if reason is not None:
-        log.warning(
-            "questions share nothing and are read in rows of equal length: %s%s",
-            reason,
-            "; asked one by one" if reference else "",
-        )
-        return "equal"
-    return "packed" if packing == "auto" else packing

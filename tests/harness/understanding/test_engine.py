@@ -103,6 +103,29 @@ def test_what_cannot_share_is_read_in_rows_of_equal_length_and_says_why(
     assert AnswerEngine(model, tokens).ask(scored)[0].option_scores == pytest.approx(alone.option_scores, abs=1e-4)
 
 
+@pytest.mark.parametrize("ignored", ["attention_mask", "position_ids"])
+@pytest.mark.parametrize("packing", SHARED)
+def test_a_model_that_leaves_a_mask_or_positions_unused_is_found_out(
+    toy_language_model: str, packing: Packing, ignored: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny_llava(toy_language_model)
+    forward = model.language_model.model.forward
+    model.language_model.model.forward = lambda **given: forward(**{**given, ignored: None})
+    engine = AnswerEngine(model, tokens, packing=packing)
+    assert engine.packing == "equal"
+    assert "questions read together are off by" in caplog.text
+    asked = many_requests(25, max_new_tokens=6)
+    reference = AnswerEngine(model, tokens, reference=True).ask(asked)
+    assert [reply.ids for reply in engine.ask(asked)] == [reply.ids for reply in reference]
+
+
+def test_options_are_left_out_where_they_are_not_wanted(model: Llava) -> None:
+    asked = [replace(one(QUESTIONS[0]), options=options) for options in (("red", "bag"), ("bag", "red"))]
+    engine = AnswerEngine(model, tokens, score_options=False)
+    assert [reply.option_scores for reply in engine.ask(asked)] == [(), ()]
+    assert engine.counts.asked == 1
+
+
 @pytest.mark.parametrize("packing", SHARED)
 @pytest.mark.parametrize(
     "asked",
