@@ -32,16 +32,14 @@ from ovbench.harness.understanding.answer_requests import Request
 from ovbench.harness.understanding.engine import AnswerEngine
 from ovbench.results.provenance import cpu_model
 
+LOADS = ("pope", "pope without repeats", "seed")
 TARGETS = {"pope": 8.0, "seed": 2.0}  # times the answers per second of the other side
 
 
 def loads(images: int) -> dict[str, list[Request]]:
     """Returns the loads: POPE's structure, the same without its repeats, and SEED-Bench's."""
-    return {
-        "pope": pope_load(images),
-        "pope without repeats": pope_load(images, repeats=False),
-        "seed": seed_load(2 * images),
-    }
+    found = (pope_load(images), pope_load(images, repeats=False), seed_load(2 * images))
+    return dict(zip(LOADS, found, strict=True))
 
 
 def measure(
@@ -90,7 +88,7 @@ def full_pope(rivals: Rivals) -> dict[str, int]:
 
 def measure_size(name: str, given: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """Returns the report of one size."""
-    asked = loads(given.images)
+    asked = {shape: load for shape, load in loads(given.images).items() if shape in (given.load or LOADS)}
     sys.stderr.write(f"{name} on {device}: making the model\n")
     rivals = Rivals(SIZES[name], device=device, dtype=dtype, load=[one for load in asked.values() for one in load])
     report: dict[str, Any] = {
@@ -105,8 +103,8 @@ def measure_size(name: str, given: argparse.Namespace, device: torch.device, dty
     for shape, load in asked.items():
         sys.stderr.write(f"{name} on {device}: {shape}, {len(load)} rows\n")
         found = measure(rivals, load, rounds=given.rounds, device=device, exact=dtype == torch.float32)
-        target = TARGETS.get(shape)
-        report["loads"][shape] = {**found, "target": target}
+        sys.stderr.write(f"{name} on {device}: {shape}, {found['times_faster']:.1f} times faster\n")
+        report["loads"][shape] = {**found, "target": TARGETS.get(shape)}
     return report
 
 
@@ -114,6 +112,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     """Returns the settings of a command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=[name for name in SIZES if name != "7b"], default="27m", help="on the CPU")
+    parser.add_argument("--load", action="append", choices=LOADS, help="a load; several times for more; else all")
     parser.add_argument("--images", type=int, default=2, help="of the POPE-shaped loads; SEED's has twice as many")
     parser.add_argument("--rounds", type=int, default=5, help="of each side, alternating")
     parser.add_argument("--threads", type=int, help="of torch on the CPU")
