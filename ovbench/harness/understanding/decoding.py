@@ -5,7 +5,7 @@ Rows are padded on the right; positions are counted per row, so a row's answer d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,10 @@ class Prefilled:
     """A batch of prompts that was read."""
 
     prompts: tuple[Tokenized, ...]
-    lengths: torch.Tensor  # int64 [B], positions of each row
+    lengths: torch.Tensor  # int64 [B], positions in use of each row
     logits: torch.Tensor  # float32 [B, V], of the first new token
     cache: Any  # keys and values of all T positions
-    padded: int  # T
+    mask: torch.Tensor  # int64 [B, T], 1 at positions in use
 
 
 def prefill(model: Llava, prompts: Sequence[Tokenized], visual: torch.Tensor | None) -> Prefilled:
@@ -48,8 +48,9 @@ def prefill(model: Llava, prompts: Sequence[Tokenized], visual: torch.Tensor | N
     logits = model.language_model(
         inputs_embeds=embeddings, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=columns
     ).logits
+    mask = (positions < lengths[:, None]).long()
     last = logits[torch.arange(count, device=logits.device), place].float()
-    return Prefilled(prompts=tuple(prompts), lengths=lengths, logits=last, cache=cache, padded=padded)
+    return Prefilled(prompts=tuple(prompts), lengths=lengths, logits=last, cache=cache, mask=mask)
 
 
 def option_scores(
@@ -119,54 +120,78 @@ def long_option_scores(
     return found
 
 
-def greedy(model: Llava, state: Prefilled, *, max_new_tokens: int) -> tuple[list[str], list[float]]:
-    """Returns the greedy answers and, for each, the smallest gap between the two best tokens on the way, in nats.
+class Answers:
+    """Greedy answers as they are written: which questions go on, and how close the decisions were.
 
-    Rows that have ended leave the batch. Uses up the cache of `state`.
+    Args:
+        limits: Per question, the longest answer.
+        ends: Tokens that end an answer.
+        closing: Tokens that, as the first of an answer, are taken for all of it. Not exact: what follows is not seen.
+    """
+
+    def __init__(self, limits: Sequence[int], *, ends: Set[int], closing: Set[int] = frozenset()) -> None:
+        self._limits, self._ends, self._closing = tuple(limits), ends, closing
+        self.ids: list[list[int]] = [[] for _ in limits]
+        self.gaps = [float("inf")] * len(limits)  # the smallest between the two best tokens on the way, nats
+        self.num_steps = 0  # forward passes of one token
+
+    def take(self, items: Sequence[int], logits: torch.Tensor) -> list[tuple[int, int]]:
+        """Writes one token of some questions and returns (place in `items`, token) of those that go on.
+
+        Args:
+            items: Numbers of the questions.
+            logits: Of their next token, `[items, V]`.
+        """
+        best = logits.topk(2, dim=-1)
+        going: list[tuple[int, int]] = []
+        pairs = zip(items, best.indices[:, 0].tolist(), best.values.tolist(), strict=True)
+        for place, (item, token, (first, second)) in enumerate(pairs):
+            written = self.ids[item]
+            if len(written) >= self._limits[item]:
+                continue
+            self.gaps[item] = min(self.gaps[item], first - second)
+            if token in self._ends:
+                continue
+            written.append(token)
+            trusted = len(written) == 1 and token in self._closing
+            if not trusted and len(written) < self._limits[item]:
+                going.append((place, token))
+        return going
+
+
+def greedy(model: Llava, state: Prefilled, answers: Answers) -> None:
+    """Writes the greedy answers to the prompts; those that have ended leave the batch. Uses up the cache of `state`.
 
     Args:
         model: In evaluation mode.
         state: The prompts, read.
-        max_new_tokens: Longest answer.
+        answers: One entry per prompt, empty.
     """
-    count = len(state.prompts)
-    ends = _end_ids(model)
-    written: list[list[int]] = [[] for _ in range(count)]
-    gaps = [float("inf")] * count
-    alive = torch.arange(count, device=state.logits.device)
-    lengths = state.lengths
-    mask = (torch.arange(state.padded, device=lengths.device)[None] < lengths[:, None]).long()
-    logits = state.logits
-    for step in range(max_new_tokens):
-        best = logits.topk(2, dim=-1)
-        going: list[int] = []
-        for place, (row, token) in enumerate(zip(alive.tolist(), best.indices[:, 0].tolist(), strict=True)):
-            gaps[row] = min(gaps[row], float(best.values[place, 0] - best.values[place, 1]))
-            if token not in ends:
-                written[row].append(token)
-                going.append(place)
-        if not going or step == max_new_tokens - 1:
-            break
-        keep = torch.tensor(going, device=alive.device)
-        if len(going) < len(alive):
+    device = state.logits.device
+    alive = torch.arange(len(state.lengths), device=device)
+    mask, logits = state.mask, state.logits
+    step = 0
+    while going := answers.take(alive.tolist(), logits):
+        keep = torch.tensor([place for place, _ in going], device=device)
+        if len(keep) < len(alive):
             state.cache.batch_select_indices(keep)
         alive, mask = alive[keep], mask[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         logits = (
             model.language_model(
-                input_ids=best.indices[keep, :1],
+                input_ids=torch.tensor([[token] for _, token in going], device=device),
                 attention_mask=mask,
-                position_ids=(lengths[alive] + step)[:, None],
+                position_ids=(state.lengths[alive] + step)[:, None],
                 past_key_values=state.cache,
                 use_cache=True,
             )
             .logits[:, -1]
             .float()
         )
-    texts = [model.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in written]
-    return texts, gaps
+        step += 1
+        answers.num_steps += 1
 
 
-def _end_ids(model: Llava) -> set[int]:
-    found = model.tokenizer.eos_token_id
-    return set() if found is None else {int(found)}
+def text_of(model: Llava, ids: Sequence[int]) -> str:
+    """Returns a written answer as text."""
+    return model.tokenizer.decode(list(ids), skip_special_tokens=True).strip()

@@ -14,10 +14,9 @@ from ovbench._base.seeding import torch_generator
 from ovbench.harness.understanding.config import LlavaConfig
 from ovbench.harness.understanding.conversation import Tokenized
 from ovbench.harness.understanding.decoding import long_option_scores, option_scores, prefill
-from ovbench.harness.understanding.evaluate import _options as options_of
-from ovbench.harness.understanding.evaluate import _prompt as prompt_of
 from ovbench.harness.understanding.evaluate import answer, deranged, judge, read_predictions
 from ovbench.harness.understanding.llava import Llava, build_llava, splice
+from ovbench.harness.understanding.wording import option_ids, prompt_of
 from ovbench.tasks.base import Prediction, Sample, TaskData, TaskSpec
 
 DIM = 8
@@ -94,7 +93,7 @@ def test_answers_do_not_depend_on_the_batch_size(model: Llava, tmp_path: Path) -
 def test_greedy_answers_equal_those_of_transformers(model: Llava, tmp_path: Path) -> None:
     found = asked(model, tmp_path / "a.jsonl")
     for sample, item in list(zip(QUESTIONS, found, strict=True))[:6]:
-        _, prompt = prompt_of(model, sample.prompt, sample.image_id)
+        _, prompt = prompt_of(model, sample.prompt, has_image=True)
         batch = splice([prompt], num_visual=4, pad=model.pad, max_length=99)
         embeddings = model.embed(batch, tokens([sample.image_id]))
         ids = model.language_model.generate(
@@ -108,11 +107,14 @@ def test_greedy_answers_equal_those_of_transformers(model: Llava, tmp_path: Path
 
 def test_one_token_shortcut_equals_reading_prompt_and_option(model: Llava) -> None:
     samples = QUESTIONS[:3]
-    prompts = [prompt_of(model, sample.prompt, sample.image_id) for sample in samples]
+    prompts = [prompt_of(model, sample.prompt, has_image=True) for sample in samples]
     visual = tokens([sample.image_id for sample in samples])
     with torch.inference_mode():
         state = prefill(model, [item for _, item in prompts], visual)
-        options = [options_of(model, text, item, sample) for (text, item), sample in zip(prompts, samples, strict=True)]
+        options = [
+            option_ids(model, text, item, sample.options, where="q")
+            for (text, item), sample in zip(prompts, samples, strict=True)
+        ]
         short = option_scores(model, state, options, visual)
         general = long_option_scores(model, state, options, visual, [0, 1, 2])
     for left, right in zip(short, general, strict=True):
@@ -122,7 +124,7 @@ def test_one_token_shortcut_equals_reading_prompt_and_option(model: Llava) -> No
 def test_long_options_are_scored_by_the_mean_over_their_tokens(model: Llava, tmp_path: Path) -> None:
     samples = [question("q", "test-0", "Which scene is this?", options=("winter", "red boot , blue bag"))]
     found = answer(model, task(samples), tokens, out=tmp_path / "a.jsonl")[0]
-    _, prompt = prompt_of(model, samples[0].prompt, "test-0")
+    _, prompt = prompt_of(model, samples[0].prompt, has_image=True)
     ids = model.tokenizer(" red boot , blue bag", add_special_tokens=False)["input_ids"]
 
     whole = Tokenized(ids=(*prompt.ids, *ids), labels=(-100,) * (len(prompt.ids) + len(ids)), image_at=prompt.image_at)
