@@ -103,7 +103,7 @@ class LlavaJsonData:
         order = numpy_generator(0, "llava/share", stage).permutation(total)
         return np.sort(order[: int(share * total)])
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """The sha256 over both lists, the shares and the rows left out."""
         return fingerprint({"llava": _VERSION, "stages": [self._identity(stage) for stage in (1, 2)]})
