@@ -75,8 +75,8 @@ def _examine_image(row: Mapping[str, Any], stage: int) -> Iterator[Finding]:
     if image is None:
         if stage == 1:
             yield Finding(kind="no image")
-        if any(marked):
-            yield Finding(kind="an image mark without an image")
+        elif any(marked):  # the reference reads it as text, and so does the tokenizer's rule here
+            yield Finding(kind="an image mark without an image", fault=False)
         return
     if isinstance(image, list):
         yield Finding(kind="several images", detail=f"{len(image)} images")

@@ -140,6 +140,32 @@ def preflight(
     return report
 
 
+def sound_data(
+    data: LlavaJsonData,
+    *,
+    folder: Path,
+    workers: int = 8,
+    open_images: bool = True,
+    on_bad: OnBad = "refuse",
+    progress: Progress = no_progress,
+) -> tuple[LlavaJsonData, tuple[PreflightReport, PreflightReport]]:
+    """Returns what can be trained on, and the reports of both stages; see `preflight`.
+
+    Raises:
+        DataError: Rows of one stage are bad, and `on_bad` is `refuse`.
+    """
+    first, second = (
+        preflight(
+            data, stage, folder=folder, workers=workers, open_images=open_images, on_bad=on_bad, progress=progress
+        )
+        for stage in (1, 2)
+    )
+    for report in (first, second):
+        if report.bad:
+            data = data.without(report.stage, report.bad_numbers)
+    return data, (first, second)
+
+
 def _remembered(path: Path, *, open_images: bool) -> set[str] | None:
     """Returns the images that an earlier preflight of the same data found bad; None: there was none, or a shallower."""
     if not path.is_file():

@@ -302,8 +302,8 @@ def _backward(
             total += part.detach()
         terms = {"loss": total, "tokens": torch.tensor(float(loaded.positions * world), device=processes.device)}
         now = time.monotonic()
-        if ended and now > ended[0]:  # a step later: together with the optimiser's work
-            speed = loaded.positions * world / (now - ended.pop())
+        if ended:  # since the end of the pass before: together with the optimiser's work, on all processes alike
+            speed = loaded.positions * world / max(now - ended[0], 1e-9)
             terms["tokens_per_s"] = torch.tensor(speed, device=processes.device)
         ended[:] = [now]
         return terms

@@ -75,7 +75,7 @@ def test_every_parameter_has_a_gradient_after_every_pass(toy_language_model: str
     assert num_learnt(batch) == 2 * learnt
     total = TokenLoss(model, autocast=False)(batch, visual)
     total.backward()
-    assert (float(total) > 0) == learnt
+    assert (total.item() > 0) == learnt
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
     moved = any(float(parameter.grad.abs().max()) > 0 for parameter in model.projector.parameters())  # type: ignore[union-attr]
@@ -173,13 +173,13 @@ def test_a_full_disk_ends_the_training_and_loses_nothing(
         with pytest.raises(ConfigError, match="no space left on the device"):
             train(tmp_path / "cut", data, config(toy_language_model), stage=2)
     assert {path.name for path in (tmp_path / "cut").iterdir()} == {"stage2.state.safetensors", "stage2.log.jsonl"}
-    done: list[int] = []
+    steps: list[int] = []
     path = train(
         tmp_path / "cut",
         data,
         config(toy_language_model),
         stage=2,
-        progress=lambda number, total, **fields: done.append(number),
+        progress=lambda done, total, **fields: steps.append(done),
     )
-    assert done == [3, 4, 5, 6]
+    assert steps == [3, 4, 5, 6]
     assert path.read_bytes() == whole.read_bytes()

@@ -10,7 +10,7 @@ from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.files import read_json
 from ovbench.harness.understanding import llava_json
 from ovbench.harness.understanding.llava_json import LlavaJsonData
-from ovbench.harness.understanding.preflight import PreflightReport, preflight, report_name
+from ovbench.harness.understanding.preflight import PreflightReport, preflight, report_name, sound_data
 from tests.harness.understanding.llava_training import dialogue_row, open_tree, turn, write_tree
 
 
@@ -97,6 +97,14 @@ def test_dropped_rows_are_warned_of_and_the_rest_can_be_read(
         if conversation.image_id is not None:
             rest.image(conversation.image_id)
     assert not preflight(rest, 2, folder=tmp_path / "out").bad
+
+
+def test_both_stages_are_made_sound_at_once(broken: LlavaJsonData, tmp_path: Path) -> None:
+    rest, reports = sound_data(broken, folder=tmp_path / "out", on_bad="drop")
+    assert [(report.stage, len(report.bad_numbers)) for report in reports] == [(1, 0), (2, 8)]
+    assert (rest.size(1), rest.size(2)) == (20, 22)
+    with pytest.raises(DataError, match="of stage 2"):
+        sound_data(broken, folder=tmp_path / "out")
 
 
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:

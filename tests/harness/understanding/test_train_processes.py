@@ -116,15 +116,16 @@ def test_stage_two_killed_and_started_again_gives_the_same_bits(
     process = start(("slow,two",), language_model=toy_language_model, data=tree, folder=tmp_path)
     kill_after(process, tmp_path / "slow,two" / "stage2.log.jsonl", 4)
     assert not (tmp_path / "slow,two" / "stage2.safetensors").exists()
-    recipe, done = recipe_of(toy_language_model, ()), []
+    recipe = recipe_of(toy_language_model, ())
+    steps: list[int] = []
     path = train(
         tmp_path / "slow,two",
         open_tree(tree),
         recipe,
         stage=2,
-        progress=lambda number, total, **fields: done.append(number),
+        progress=lambda done, total, **fields: steps.append(done),
     )
-    assert done in ([5, 6], [3, 4, 5, 6])  # the checkpoint of step 4, or that of step 2 where 4 was being written
+    assert steps in ([5, 6], [3, 4, 5, 6])  # the checkpoint of step 4, or that of step 2 where 4 was being written
     assert path.read_bytes() == alone(tmp_path / "alone", toy_language_model, tree, "two").read_bytes()
 
 
@@ -151,15 +152,15 @@ def test_one_process_goes_on_where_two_stopped(
 ) -> None:
     assert not (slow / job / "stage2.safetensors").exists()
     shutil.copytree(slow / job, tmp_path / "rest")
-    done: list[int] = []
+    steps: list[int] = []
     path = train(
         tmp_path / "rest",
         open_tree(tree),
         recipe_of(toy_language_model, ()),
         stage=2,
-        progress=lambda number, total, **fields: done.append(number),
+        progress=lambda done, total, **fields: steps.append(done),
     )
-    assert done == [5, 6]
+    assert steps == [5, 6]
     assert largest_difference(path, alone(tmp_path / "alone", toy_language_model, tree, "two")) < CLOSE
 
 
