@@ -10,11 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from ovbench.cli_app import Json, Out, ProtocolName, Verbose, app, default_out, guarded, print_rows, setup
+from ovbench.cli_export import export
 from ovbench.cli_fid import fid
 from ovbench.cli_gen import gen_fid
 from ovbench.cli_plan import plan
 from ovbench.cli_records import print_records
 
+app.command()(export)
 app.command()(fid)
 app.command("gen-fid")(gen_fid)
 app.command()(plan)

@@ -26,6 +26,7 @@ MAY_IMPORT = {
         "results",
         "harness",
         "cli_app",
+        "cli_export",
         "cli_fid",
         "cli_gen",
         "cli_plan",
@@ -35,6 +36,7 @@ MAY_IMPORT = {
         "testing",
     },
     "cli_app": {"_base", "results"},  # parts of the command line, for itself alone
+    "cli_export": {"_base", "harness", "cli_app"},
     "cli_fid": {"_base", "results", "harness", "cli_app", "cli_progress"},
     "cli_gen": {"_base", "harness", "cli_app", "cli_records"},
     "cli_plan": {"_base", "harness", "cli_app"},

@@ -32,6 +32,7 @@ def load_language_model(
     dtype: Precision = "float32",
     revision: str | None = None,
     attn: str | None = None,
+    strict: bool = False,
 ) -> tuple[nn.Module, Any]:
     """Returns a causal language model and its fast tokenizer; code of the folder or repository is never run.
 
@@ -42,22 +43,27 @@ def load_language_model(
         revision: Commit, tag or branch of a hub id.
         attn: Kernel of attention, as transformers names it. None: `eager` on the CPU, where the fused kernel is slow in
             bfloat16, and `sdpa` elsewhere.
+        strict: Refuse weights that the model does not know, too.
 
     Raises:
         ConfigError: Nothing can be loaded from there, or there is no usable tokenizer.
+        DataError: The weights do not fit the configuration; keys are named.
         DependencyError: A package that the kernel or the tokenizer needs is not installed.
     """
     transformers = require("transformers", purpose="understanding")
     name = _checked_name(name, revision)
     tokenizer = load_tokenizer(name, revision=revision)
     with _refusing(name), quiet(transformers):
-        model = transformers.AutoModelForCausalLM.from_pretrained(
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
             name,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are reported by name, and refused here
             dtype=dtype_of(dtype),
             attn_implementation=_kernel(attn, device),
             revision=revision or "main",
             trust_remote_code=False,
         )
+    _refuse_report(report, where=name, strict=strict)
     _check_vocabulary(model, tokenizer, name)
     return model.to(device), tokenizer
 
@@ -142,13 +148,7 @@ def language_model_of(
             )
     except Exception as error:  # the library's failures have no class of their own
         raise DataError(f"the language model cannot be loaded: {summary(error)}", where=where) from error
-    shapes = [f"{key} {list(found)} for {list(wanted)}" for key, found, wanted in report["mismatched_keys"]]
-    faults = {
-        "missing": sorted(report["missing_keys"]),
-        "unexpected": sorted(report["unexpected_keys"]),
-        "wrong shape": sorted(shapes),
-    }
-    refuse_misfit(faults, where=where)
+    _refuse_report(report, where=where, strict=True)
     return model.to(device)
 
 
@@ -166,6 +166,16 @@ def dtype_of(name: str) -> torch.dtype:
     if name not in _DTYPES:
         raise ConfigError(f"unknown dtype '{name}'", where="language_model", fix=f"use one of: {', '.join(_DTYPES)}")
     return _DTYPES[name]
+
+
+def _refuse_report(report: Mapping[str, Any], *, where: str, strict: bool) -> None:
+    shapes = [f"{key} {list(found)} for {list(wanted)}" for key, found, wanted in report["mismatched_keys"]]
+    faults = {
+        "missing": sorted(report["missing_keys"]),
+        "unexpected": sorted(report["unexpected_keys"]) if strict else [],
+        "wrong shape": sorted(shapes),
+    }
+    refuse_misfit(faults, where=where)
 
 
 def _kernel(attn: str | None, device: str) -> str:
