@@ -149,6 +149,7 @@ def _render_bare(form: Template, messages: Sequence[Message]) -> Rendered:
         raise DataError(
             f"template '{form.name}' takes one human and one assistant utterance, got {len(messages)} utterances",
             where="conversation",
+            fix="a model that only describes images (stage 1) cannot be asked: choose another template",
         )
     if IMAGE_MARK not in messages[0].text:
         raise DataError(f"template '{form.name}' needs an image", where="conversation")
@@ -157,7 +158,15 @@ def _render_bare(form: Template, messages: Sequence[Message]) -> Rendered:
 
 
 def question_prompt(form: Template, question: str, *, has_image: bool) -> str:
-    """Returns the text after which the assistant answers; the image mark heads the question."""
+    """Returns the text after which the assistant answers; the image mark heads the question.
+
+    A model of stage 1 (`plain`) is asked nothing: it describes the image.
+
+    Raises:
+        DataError: A question to `plain`, which would throw it away.
+    """
+    if form.bare and has_image and not question:
+        return IMAGE_MARK
     asked = f"{IMAGE_MARK}\n{question}" if has_image else question
     return render(form, [Message(role="human", text=asked)]).text
 
