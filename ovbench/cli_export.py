@@ -23,7 +23,9 @@ def export(
     language_model: Annotated[
         str | None, typer.Option("--language-model", help="Folder or hub id, where it holds a projector alone.")
     ] = None,
-    dtype: Annotated[str, typer.Option("--dtype", help="Of the language model: float32, bfloat16, float16.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Of the language model: float32, bfloat16, float16, or stored.")
+    ] = "stored",
     json_output: Json = False,
     verbose: Verbose = False,
 ) -> None:

@@ -93,9 +93,7 @@ def _apply(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, opens: bool
     from jinja2 import TemplateError
 
     try:
-        return tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=opens, **_SETTINGS
-        )
+        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=opens, **_SETTINGS)
     except TemplateError as error:
         raise DataError(
             f"the chat template refuses the conversation: {error}", where="template 'chat'", fix=_OTHERS

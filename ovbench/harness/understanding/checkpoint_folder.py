@@ -14,7 +14,6 @@ from ovbench._base.files import atomic_dir, read_json, write_json, writing
 from ovbench._base.lazy import require
 from ovbench.encoders.base import Aspect, Tap
 from ovbench.encoders.modeling.hf_load import quiet
-from ovbench.encoders.registry import parse_encoder
 from ovbench.harness.checkpoint import load_tensors, save_tensors
 from ovbench.harness.sharding import whole_state
 from ovbench.harness.understanding.checkpoint_parts import (
@@ -29,6 +28,7 @@ from ovbench.harness.understanding.llava import PROJECTOR_PREFIX, Llava
 from ovbench.harness.understanding.original_layout import is_original, read_original
 from ovbench.harness.understanding.projector import projector_widths, stored_kind
 from ovbench.harness.understanding.run_checkpoint import is_run, load_run
+from ovbench.harness.understanding.towers import placed, take_along
 from ovbench.harness.understanding.transformers_layout import is_transformers, read_transformers
 
 __all__ = ["CONFIG", "LoadedLlava", "load_checkpoint", "save_checkpoint"]
@@ -50,7 +50,7 @@ def save_checkpoint(
     """Writes a model in ovbench's own layout; the folder appears whole or not at all.
 
     `ovbench_llava.json`, `mm_projector.safetensors` and, where the language model is a part of the checkpoint,
-    `language_model/` as transformers writes it, with its tokenizer.
+    `language_model/` as transformers writes it, with its tokenizer; `vision_tower/` where an older checkpoint held it.
 
     Args:
         folder: The target; an older checkpoint of this layout is replaced.
@@ -68,7 +68,6 @@ def save_checkpoint(
         ConfigError: The folder holds something else, or cannot be written.
     """
     check_target(folder, own=CONFIG)
-    parsed = parse_encoder(encoder)
     projector = _part(state, "projector.") or whole_state(model.projector)
     dim, width = projector_widths(model.projector)
     with atomic_dir(folder) as out, writing(folder):
@@ -79,7 +78,7 @@ def save_checkpoint(
             out / CONFIG,
             {
                 "aspect": aspect,
-                "encoder": parsed.canonical,
+                "encoder": take_along(encoder, out),
                 "format": _FORMAT,
                 "language_model": language_model,
                 "max_length": model.max_length,
@@ -174,7 +173,7 @@ def _read_own(folder: Path) -> Parts:
             projector=_without_prefix(load_tensors(folder / PROJECTOR), str(folder / PROJECTOR)),
             language_model=str(folder / LANGUAGE_MODEL) if inside else content["language_model"],
             is_whole=inside,
-            encoder=content["encoder"],
+            encoder=placed(content["encoder"], folder),
             tap=None if content["tap"] is None else Tap(**content["tap"]),
             aspect=content["aspect"],
             template=content["template"],

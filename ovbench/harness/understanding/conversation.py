@@ -218,6 +218,6 @@ def tokenize(tokenizer: Any, text: str, spans: Sequence[tuple[int, int]] = (), *
 
 
 def _begin(tokenizer: Any) -> list[int]:
-    """Returns the begin mark, where the tokenizer puts one in front of a text; having one is not enough (Qwen, GPT-2)."""
+    """Returns the begin mark, where the tokenizer itself puts one in front of a text; GPT-2's has one and does not."""
     mark = tokenizer.bos_token_id
     return [] if mark is None or tokenizer("a")["input_ids"][:1] != [mark] else [mark]

@@ -23,7 +23,7 @@ def export_checkpoint(
     layout: Literal["ovbench", "llava", "transformers"],
     encoder: str | None = None,
     language_model: str | None = None,
-    dtype: Precision = "float32",
+    dtype: Precision = "stored",
 ) -> dict[str, Any]:
     """Writes a checkpoint in another layout.
 
@@ -33,7 +33,7 @@ def export_checkpoint(
         layout: Of the target.
         encoder: Spec string, where the source names none, or one by another name.
         language_model: Folder or hub id, where the source holds a projector alone.
-        dtype: Of the language model's weights.
+        dtype: Of the language model's weights; `stored`: as they are in the source.
 
     Returns:
         What was written: `layout`, `folder`, `files`, `size_bytes`, `encoder`, `source_layout`.

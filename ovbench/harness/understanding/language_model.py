@@ -15,10 +15,11 @@ from ovbench._base.errors import ConfigError, DataError, DependencyError
 from ovbench._base.lazy import require
 from ovbench.encoders.modeling.hf_load import quiet, summary
 from ovbench.encoders.modeling.weights_file import check_finite, refuse_misfit
+from ovbench.harness.understanding.sentencepiece_tokenizer import MODEL_FILE, convert
 
-Precision = Literal["float32", "bfloat16", "float16"]
-_DTYPES: Mapping[str, torch.dtype] = {
-    "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
+Precision = Literal["float32", "bfloat16", "float16", "stored"]
+_DTYPES: Mapping[str, torch.dtype | None] = {
+    "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "stored": None,
 }  # fmt: skip
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
@@ -39,7 +40,7 @@ def load_language_model(
     Args:
         name: A folder, or a hub id (then transformers' own offline settings hold).
         device: Torch device.
-        dtype: Of the weights.
+        dtype: Of the weights; `stored`: as they are in the file.
         revision: Commit, tag or branch of a hub id.
         attn: Kernel of attention, as transformers names it. None: `eager` on the CPU, where the fused kernel is slow in
             bfloat16, and `sdpa` elsewhere.
@@ -58,7 +59,7 @@ def load_language_model(
             name,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are reported by name, and refused here
-            dtype=dtype_of(dtype),
+            dtype=_dtype(dtype) or "auto",
             attn_implementation=_kernel(attn, device),
             revision=revision or "main",
             trust_remote_code=False,
@@ -85,9 +86,7 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
             fix="put the model's tokenizer.json and tokenizer_config.json into the folder",
         )
     with _refusing(name), quiet(transformers):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            name, revision=revision or "main", trust_remote_code=False
-        )
+        tokenizer = _converted(transformers, name, revision or "main")
     if not getattr(tokenizer, "is_fast", False):
         raise ConfigError(
             f"the tokenizer of '{name}' has no fast form, and label masks are made of its character offsets",
@@ -101,6 +100,17 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
             fix="state 'eos_token' in tokenizer_config.json",
         )
     return tokenizer
+
+
+def _converted(transformers: Any, name: str, revision: str) -> Any:
+    try:
+        return transformers.AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except Exception:  # of converting, for which the library has no class of its own
+        place = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
+        own = [transformers.utils.cached_file(name, file, **place) for file in ("tokenizer.json", MODEL_FILE)]
+        if own[0] is not None or own[1] is None:
+            raise
+        return convert(Path(own[1]).parent)
 
 
 def language_model_of(
@@ -141,7 +151,7 @@ def language_model_of(
                 None,
                 config=config,
                 state_dict=dict(state),
-                dtype=dtype_of(dtype),
+                dtype=_dtype(dtype) or next(value.dtype for value in state.values() if value.is_floating_point()),
                 attn_implementation=_kernel(attn, device),
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # so that they are reported by name, and refused here
@@ -157,11 +167,11 @@ def width_of(language_model: Any) -> int:
     return int(language_model.get_input_embeddings().weight.shape[1])
 
 
-def dtype_of(name: str) -> torch.dtype:
-    """Returns the torch type of a precision.
+def _dtype(name: str) -> torch.dtype | None:
+    """Returns the torch type of a precision; None for `stored`.
 
     Raises:
-        ConfigError: It is none of `float32`, `bfloat16` and `float16`.
+        ConfigError: It is unknown.
     """
     if name not in _DTYPES:
         raise ConfigError(f"unknown dtype '{name}'", where="language_model", fix=f"use one of: {', '.join(_DTYPES)}")
@@ -190,7 +200,9 @@ def _checked_name(name: str, revision: str | None) -> str:
         return name
     if not path.is_dir():
         raise ConfigError(
-            f"no language model can be loaded from '{name}': there is no such folder", where="language_model", fix=_LAYOUT
+            f"no language model can be loaded from '{name}': there is no such folder",
+            where="language_model",
+            fix=_LAYOUT,
         )
     if revision is not None:
         raise ConfigError(

@@ -232,9 +232,7 @@ def load_weights(path: Path, model: Llava) -> None:
     """
     tensors = load_tensors(path)
     projector = {
-        key.removeprefix(PROJECTOR_PREFIX): value
-        for key, value in tensors.items()
-        if key.startswith(PROJECTOR_PREFIX)
+        key.removeprefix(PROJECTOR_PREFIX): value for key, value in tensors.items() if key.startswith(PROJECTOR_PREFIX)
     }
     rest = {key: value for key, value in tensors.items() if not key.startswith(PROJECTOR_PREFIX)}
     check_projector(projector, *projector_widths(model.projector), where=str(path))

@@ -20,12 +20,11 @@ from ovbench._base.lazy import require
 from ovbench.encoders.base import Aspect, Tap
 from ovbench.encoders.modeling.hf_load import quiet, read_weights_folder, summary
 from ovbench.encoders.modeling.sources import TRANSFORMERS_WEIGHTS, read_json_file, read_state
-from ovbench.encoders.registry import parse_encoder
 from ovbench.harness.sharding import whole_state
 from ovbench.harness.understanding.checkpoint_parts import MAX_LENGTH, Parts, TextModel, check_target
 from ovbench.harness.understanding.llava import PROJECTOR_PREFIX, Llava
 from ovbench.harness.understanding.projector import projector_widths, stored_kind
-from ovbench.harness.understanding.towers import name_of_tower, spec_of_tower, tower_of
+from ovbench.harness.understanding.towers import TOWER, name_of_tower, placed, spec_of_tower, take_along, tower_of
 
 log = logging.getLogger(__name__)
 PROJECTOR_FILE = "mm_projector.bin"
@@ -90,7 +89,8 @@ def read_original(path: Path) -> Parts:
             )
         projector, tower, text = _projector(read_state(folder / PROJECTOR_FILE), where), {}, {}
     named = fields.get("mm_vision_tower") or fields.get("mm_hidden_vision_tower")
-    encoder = fields.get("ovbench_encoder")
+    stated = fields.get("ovbench_encoder")
+    encoder = placed(stated, folder) if stated else None
     if encoder is None and named:
         encoder = _encoder_or_none(str(named), str(config_file))
     kind, form = _language(fields) if has_weights else (None, "plain")
@@ -98,7 +98,9 @@ def read_original(path: Path) -> Parts:
         layout="llava",
         where=where,
         projector=projector,
-        text=TextModel(config=_text_config(kind, fields, str(config_file)), state=text, folder=folder) if kind else None,
+        text=TextModel(config=_text_config(kind, fields, str(config_file)), state=text, folder=folder)
+        if kind
+        else None,
         language_model=None if kind else fields.get("_name_or_path"),
         tower=tower_of(tower),
         encoder=encoder,
@@ -221,11 +223,10 @@ def write_original(
     """
     transformers = require("transformers", purpose="understanding")
     check_target(folder)
-    spec = parse_encoder(encoder).canonical
     projector = {f"{PROJECTOR_PREFIX}{key}": value for key, value in whole_state(model.projector).items()}
     kind = stored_kind(whole_state(model.projector), where=str(folder))
     with atomic_dir(folder) as out, writing(folder), quiet(transformers):
-        text = model.language_model
+        text, spec = model.language_model, take_along(encoder, out)
         if language_model is None:
             text.save_pretrained(out, state_dict={**whole_state(text), **projector})
             model.tokenizer.save_pretrained(out)
@@ -244,7 +245,9 @@ def write_original(
             "mm_use_im_start_end": False,
             "mm_vision_select_feature": "cls_patch" if tap.prefix else "patch",
             "mm_vision_select_layer": -1 if tap.layer == "final" else tap.layer,
-            "mm_vision_tower": name_of_tower(spec),
+            "mm_vision_tower": name_of_tower(encoder)
+            if spec == placed(spec, folder)
+            else str(folder.resolve() / TOWER),
             "model_type": outer,
             "ovbench_aspect": aspect,
             "ovbench_encoder": spec,

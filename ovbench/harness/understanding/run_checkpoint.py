@@ -70,10 +70,14 @@ def checkpoint_of_run(run_folder: Path) -> RunCheckpoint:
             f"the cache does not hold the weights of the run '{record.run_id}' any more", where=str(entry), fix=again
         )
     if fault := verify_entry(entry):
-        raise DataError(f"the cached weights of the run '{record.run_id}' are damaged: {fault}", where=str(entry), fix=again)
+        raise DataError(
+            f"the cached weights of the run '{record.run_id}' are damaged: {fault}", where=str(entry), fix=again
+        )
     weights = entry / _WEIGHTS
     tensors = load_tensors(weights)
-    projector = {key.removeprefix(PROJECTOR_PREFIX): value for key, value in tensors.items() if key.startswith(PROJECTOR_PREFIX)}
+    projector = {
+        key.removeprefix(PROJECTOR_PREFIX): value for key, value in tensors.items() if key.startswith(PROJECTOR_PREFIX)
+    }
     dim, _ = stored_widths(projector, where=str(weights))
     return RunCheckpoint(
         weights=weights,
@@ -98,6 +102,7 @@ def load_run(
     from ovbench.harness.understanding.templates import template
 
     found = checkpoint_of_run(run_folder)
+    dtype = "float32" if dtype == "stored" else dtype  # of the trained weights; the base model's file may be smaller
     model = load_llava(found.weights, found.config, dim=found.dim, device=device, dtype=dtype, attn=attn)
     if form is not None:
         model.form = template(form, stop=model.tokenizer.eos_token, tokenizer=model.tokenizer)

@@ -92,7 +92,7 @@ def template(name: str, *, stop: str | None = None, tokenizer: Any = None) -> Te
     Args:
         name: A key of `TEMPLATES`.
         stop: Replaces the end mark of answers in the `v1` forms by the model's own; the others bring theirs.
-        tokenizer: The language model's: `chat` is made of it, and the marks of `llama_3` and `qwen` are looked up in it.
+        tokenizer: The language model's: `chat` is made of it, and the marks of `llama_3` and `qwen` are sought in it.
 
     Raises:
         ConfigError: There is no such template, or it does not fit the tokenizer.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ovbench._base.errors import ConfigError, DataError
-from ovbench._base.files import atomic_dir, write_json
+from ovbench._base.files import atomic_dir, write_json, writing
 from ovbench._base.paths import cache_dir
 from ovbench.encoders.base import Encoder, Variant
 from ovbench.encoders.modeling.hf import ARCHITECTURES
@@ -23,6 +24,7 @@ from ovbench.encoders.registry import built_in_families, load_encoder, parse_enc
 from ovbench.harness.checkpoint import save_tensors
 
 log = logging.getLogger(__name__)
+_FOLDER, TOWER, _HERE = "towers", "vision_tower", "{checkpoint}"
 _KERNELS = {"bilinear": 2, "bicubic": 3}  # PIL's numbers
 _ARCHITECTURE = ("hidden_size", "num_hidden_layers", "image_size", "patch_size")
 
@@ -115,14 +117,37 @@ def keep_tower(tower: Tower, *, spec: str | None, where: str) -> str:
         if spec is not None
         else _variant_of(fields, where=where, kernel=tower.processor.get("resample"))
     )
-    folder = cache_dir() / "towers" / _digest(tower)[:32]
+    folder = cache_dir() / _FOLDER / _digest(tower)[:32]
     if not (folder / "config.json").is_file():
         with atomic_dir(folder) as out:
             save_tensors(out / "model.safetensors", tower.state, {"format": "pt"})
             if tower.processor:
                 write_json(out / "preprocessor_config.json", tower.processor)
             write_json(out / "config.json", fields)
-    return f"{base}:{folder}"
+    return f"{base}:{folder.resolve()}"
+
+
+def take_along(spec: str, folder: Path) -> str:
+    """Copies a tower that lies in the cache into a checkpoint, which must not lose it when the cache is emptied.
+
+    Args:
+        spec: The encoder.
+        folder: The checkpoint.
+
+    Returns:
+        The spec that `placed` finds it by; other encoders' specs as they are.
+    """
+    parsed = parse_encoder(spec)
+    if parsed.source is None or Path(parsed.source).parent != (cache_dir() / _FOLDER).resolve():
+        return parsed.canonical
+    with writing(folder):
+        shutil.copytree(parsed.source, folder / TOWER)
+    return parsed.canonical.replace(f":{parsed.source}", f":{_HERE}/{TOWER}")
+
+
+def placed(spec: str, folder: Path) -> str:
+    """Returns the spec of an encoder whose tower lies in a checkpoint, which may have been moved."""
+    return spec.replace(_HERE, str(folder.resolve()))
 
 
 def check_tower(tower: Tower, spec: str, *, where: str) -> None:
@@ -132,7 +157,9 @@ def check_tower(tower: Tower, spec: str, *, where: str) -> None:
         DataError: Keys differ, or values do.
     """
     model = getattr(load_encoder(spec), "model", None)
-    own = {} if model is None else {key.removeprefix("vision_model."): value for key, value in model.state_dict().items()}
+    own = (
+        {} if model is None else {key.removeprefix("vision_model."): value for key, value in model.state_dict().items()}
+    )
     own.pop("embeddings.position_ids", None)
     place = f"{where} and --encoder {spec}"
     shapes = [key for key in sorted(set(own) & set(tower.state)) if own[key].shape != tower.state[key].shape]
@@ -188,7 +215,9 @@ def _variant_of(fields: Mapping[str, Any], *, where: str, kernel: Any = None) ->
     inner = fields.get("vision_config") if isinstance(fields.get("vision_config"), Mapping) else fields
     assert inner is not None
     families = [key for key in built_in_families() if key.startswith(kind.family)]  # SigLIP 2 is a SigLIP
-    found = [(key, variant) for key in families for variant in built_in_families()[key].variants if variant.architecture]
+    found = [
+        (key, variant) for key in families for variant in built_in_families()[key].variants if variant.architecture
+    ]
 
     def fit(entry: tuple[str, Variant]) -> tuple[int, bool, bool]:
         variant = entry[1]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ovbench._base.errors import ConfigError
-from ovbench._base.files import atomic_dir, write_json, writing
+from ovbench._base.files import atomic_dir, read_json, write_json, writing
 from ovbench._base.lazy import require
 from ovbench.encoders.base import Encoder, Tap
 from ovbench.encoders.modeling.hf_load import quiet
@@ -67,7 +67,8 @@ def write_transformers(folder: Path, model: Llava, *, encoder: Encoder, spec: st
             vision_config=tower.config.to_dict(),
             text_config=text.to_dict(),
             image_token_index=words.image_id,
-            image_seq_length=encoder.info.grid[0] * encoder.info.grid[1] + (encoder.info.num_prefix if tap.prefix else 0),
+            image_seq_length=encoder.info.grid[0] * encoder.info.grid[1]
+            + (encoder.info.num_prefix if tap.prefix else 0),
             projector_hidden_act="gelu",
             vision_feature_layer=layer,
             vision_feature_select_strategy=strategy,
@@ -101,7 +102,7 @@ def write_transformers(folder: Path, model: Llava, *, encoder: Encoder, spec: st
 
 def _tower(transformers: Any, encoder: Encoder, spec: str) -> Any:
     """Returns the encoder's network, if it is one that LlavaForConditionalGeneration can look through."""
-    model = getattr(encoder, "model", None)
+    model: Any = getattr(encoder, "model", None)
     if not isinstance(model, transformers.CLIPVisionModel | transformers.SiglipVisionModel):
         raise ConfigError(
             f"transformers' layout holds CLIP and SigLIP towers of that library, and '{spec}' is a "
@@ -199,8 +200,6 @@ def _own(model: Llava, encoder: Encoder, spec: str) -> dict[str, Any]:
 
 
 def _add(path: Path, **more: Mapping[str, Any]) -> None:
-    from ovbench._base.files import read_json
-
     write_json(path, {**read_json(path), **more})
 
 
@@ -252,5 +251,6 @@ def _chat_template(form: Template) -> str:
         f"{{{{- {quoted(form.system)} }}}}{{%- for message in messages %}}{said}{{%- if message['role'] == 'user' %}}"
         f"{{{{- {quoted(form.user)} + ns.text{trim} + {quoted(form.user_end)} }}}}{{%- else %}}"
         f"{{{{- {quoted(form.assistant + form.lead)} + ns.text{trim} + {quoted(form.stop + form.after)} }}}}"
-        f"{{%- endif %}}{{%- endfor %}}{{%- if add_generation_prompt %}}{{{{- {quoted(form.assistant)} }}}}{{%- endif %}}"
+        "{%- endif %}{%- endfor %}"
+        f"{{%- if add_generation_prompt %}}{{{{- {quoted(form.assistant)} }}}}{{%- endif %}}"
     )

@@ -99,9 +99,7 @@ def _tap(config: Any, where: str) -> Tap:
     return Tap(layer=config.vision_feature_layer, prefix=has_class_token and not drops)
 
 
-def _sorted(
-    state: Mapping[str, Tensor], where: str
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+def _sorted(state: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Returns the tensors of language model, projector and tower, each under its own keys."""
     text: dict[str, Tensor] = {}
     projector: dict[str, Tensor] = {}

@@ -40,7 +40,10 @@ def tokenizer(chat_template: str | None = None) -> Any:
     inner.train_from_iterator(
         ["USER: What is it? ASSISTANT: A red boot."] * 9,
         trainers.BpeTrainer(
-            vocab_size=320, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+            vocab_size=320,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
         ),
     )
     inner.post_processor = processors.TemplateProcessing(
@@ -180,7 +183,9 @@ def write_original(
         return folder
     words.save_pretrained(folder)
     if kind == "safetensors":
-        save_file({key: value.contiguous() for key, value in state.items()}, folder / "model.safetensors", {"format": "pt"})
+        save_file(
+            {key: value.contiguous() for key, value in state.items()}, folder / "model.safetensors", {"format": "pt"}
+        )
         return folder
     names = sorted(state)
     halves = {
@@ -203,7 +208,9 @@ QUESTIONS = ("What is it?", "Is there a boot?")
 
 
 @torch.no_grad()
-def library_logits(model: Any, words: Any, images_01: Tensor, prompts: list[str], *, num_visual: int = NUM_VISUAL) -> list[Tensor]:
+def library_logits(
+    model: Any, words: Any, images_01: Tensor, prompts: list[str], *, num_visual: int = NUM_VISUAL
+) -> list[Tensor]:
     """Returns transformers' own logits `[T, V]` of each prompt with its picture, one at a time."""
     found: list[Tensor] = []
     for image, prompt in zip(images_01, prompts, strict=True):

@@ -72,10 +72,14 @@ def test_projector_of_another_language_model_names_both_widths(tower: Path, tmp_
 def test_projector_of_another_encoder_names_both_widths(library: tuple[Any, Any], tmp_path: Path) -> None:
     folder = layouts.write_original(tmp_path / "llava", *library)
     found = load_checkpoint(folder, encoder="clip/mini")
-    assert "reads visual tokens of width 24, and those of 'clip/mini' have 128" in refusal(DataError, found.load_encoder)
+    assert "reads visual tokens of width 24, and those of 'clip/mini' have 128" in refusal(
+        DataError, found.load_encoder
+    )
 
 
-def test_unknown_tower_must_be_named_by_whoever_looks_through_it(library: tuple[Any, Any], tower: Path, tmp_path: Path) -> None:
+def test_unknown_tower_must_be_named_by_whoever_looks_through_it(
+    library: tuple[Any, Any], tower: Path, tmp_path: Path
+) -> None:
     folder = layouts.write_original(tmp_path / "llava", *library, mm_vision_tower="somebody/own-tower")
     found = load_checkpoint(folder)
     assert found.encoder is None
@@ -158,7 +162,9 @@ def test_unmerged_lora_is_refused(library: tuple[Any, Any], tmp_path: Path) -> N
         ({"vision_feature_layer": [-2, -1]}, "[-2, -1]"),
     ],
 )
-def test_other_forms_of_transformers_llava_are_refused(library: tuple[Any, Any], tmp_path: Path, change: Any, text: str) -> None:
+def test_other_forms_of_transformers_llava_are_refused(
+    library: tuple[Any, Any], tmp_path: Path, change: Any, text: str
+) -> None:
     folder = layouts.write_library(tmp_path / "hf", *library)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({**config, **change}), encoding="utf-8")
@@ -223,7 +229,13 @@ def test_transformers_layout_refuses_what_it_cannot_hold(layer: str, library: tu
     model.projector = build_projector("mlp2x_gelu", 128, layouts.WIDTH, seed=0)
     tap = Tap(layer="final" if layer == "final" else int(layer))
     said = refusal(
-        ConfigError, write_transformers, tmp_path / "out", model, encoder=load_encoder("clip/mini"), spec="clip/mini", tap=tap
+        ConfigError,
+        write_transformers,
+        tmp_path / "out",
+        model,
+        encoder=load_encoder("clip/mini"),
+        spec="clip/mini",
+        tap=tap,
     )
     assert "holds CLIP and SigLIP towers of that library, and 'clip/mini' is a" in said
     assert not (tmp_path / "out").exists()

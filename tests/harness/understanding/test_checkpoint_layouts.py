@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,7 @@ def test_logits_equal_transformers_own_model(library: tuple[Any, Any], tmp_path:
 @pytest.mark.parametrize("kind", ["bin", "safetensors"])
 def test_original_checkpoint_gives_the_same_logits(library: tuple[Any, Any], tmp_path: Path, kind: str) -> None:
     tower = layouts.write_tower(tmp_path / "tower")
-    library[0].model.vision_tower.load_state_dict(
-        transformers.CLIPVisionModel.from_pretrained(tower).state_dict()
-    )
+    library[0].model.vision_tower.load_state_dict(transformers.CLIPVisionModel.from_pretrained(tower).state_dict())
     folder = layouts.write_original(tmp_path / "llava", *library, kind=kind, mm_vision_tower=str(tower))
     found = load_checkpoint(folder)
     assert (found.layout, found.aspect, found.model.max_length) == ("llava", "pad", 200)
@@ -70,10 +69,14 @@ def test_tower_inside_an_original_checkpoint_is_what_it_looks_through(library: t
 def test_every_layout_comes_back_as_it_was(library: tuple[Any, Any], tmp_path: Path, layout: Any) -> None:
     source = layouts.write_library(tmp_path / "hf", *library, do_pad=True)
     export_checkpoint(source, tmp_path / "out", layout=layout)
-    first, again = load_checkpoint(source), load_checkpoint(tmp_path / "out")
+    first = load_checkpoint(source)
+    fingerprint = first.load_encoder().fingerprint(first.tap)
+    shutil.rmtree(tmp_path / "cache")  # from which the export must not live
+    (tmp_path / "out").rename(tmp_path / "moved")
+    again = load_checkpoint(tmp_path / "moved")
     assert again.layout == layout
     assert (again.tap, again.aspect, again.model.form) == (first.tap, first.aspect, first.model.form)
-    assert first.load_encoder().fingerprint(first.tap) == again.load_encoder().fingerprint(again.tap)
+    assert again.load_encoder().fingerprint(again.tap) == fingerprint
     left, right = first.model.state_dict(), again.model.state_dict()
     assert left.keys() == right.keys()
     for key in left:
@@ -86,10 +89,23 @@ def test_export_loads_into_transformers_to_the_last_key(tmp_path: Path, siglip: 
     library = layouts.library_llava(siglip=siglip)
     source = layouts.write_library(tmp_path / "hf", *library)
     export_checkpoint(source, tmp_path / "out", layout="transformers")
-    model, report = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path / "out", output_loading_info=True)
+    kind: Any = transformers.LlavaForConditionalGeneration
+    model, report = kind.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     for key, value in library[0].state_dict().items():
         assert torch.equal(value, model.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("layout", ["ovbench", "llava", "transformers"])
+def test_export_keeps_the_precision_of_the_weights(tmp_path: Path, layout: Any) -> None:
+    model, words = layouts.library_llava()
+    source = layouts.write_library(tmp_path / "hf", model.bfloat16(), words)
+    export_checkpoint(source, tmp_path / "out", layout=layout)
+    again = load_checkpoint(tmp_path / "out", dtype="stored")
+    assert again.model.language_model.dtype == torch.bfloat16
+    first = load_checkpoint(source, dtype="stored").model.state_dict()
+    for key, value in again.model.state_dict().items():
+        assert torch.equal(value, first[key]), key
 
 
 def test_export_of_a_plain_vocabulary_grows_it_without_touching_old_logits(tmp_path: Path) -> None:
@@ -99,7 +115,10 @@ def test_export_of_a_plain_vocabulary_grows_it_without_touching_old_logits(tmp_p
         tmp_path / "stage1", *layouts.library_llava(), kind="projector", mm_vision_tower=str(tower)
     )
     export_checkpoint(stage1, tmp_path / "out", layout="transformers", language_model=str(text))
-    first, again = load_checkpoint(stage1, language_model=str(text), template="v1"), load_checkpoint(tmp_path / "out", template="v1")
+    first, again = (
+        load_checkpoint(stage1, language_model=str(text), template="v1"),
+        load_checkpoint(tmp_path / "out", template="v1"),
+    )
     assert len(words) < again.model.language_model.get_input_embeddings().weight.shape[0] == 320
     assert again.model.tokenizer.convert_tokens_to_ids("<image>") == len(words)
     for left, right in zip(logits(first), logits(again), strict=True):
@@ -141,7 +160,11 @@ def test_exported_processor_makes_the_same_ids_and_nearly_the_same_pixels(
 def test_projector_alone_comes_with_a_named_language_model(tmp_path: Path) -> None:
     tower, text = layouts.write_tower(tmp_path / "tower"), layouts.write_llama(tmp_path / "text")
     folder = layouts.write_original(
-        tmp_path / "stage1", *layouts.library_llava(), kind="projector", mm_vision_tower=str(tower), _name_or_path=str(text)
+        tmp_path / "stage1",
+        *layouts.library_llava(),
+        kind="projector",
+        mm_vision_tower=str(tower),
+        _name_or_path=str(text),
     )
     found = load_checkpoint(folder)
     assert found.model.form.name == "plain"
@@ -159,9 +182,17 @@ def test_language_model_that_was_not_trained_is_named_and_not_written(tmp_path: 
     found = load_checkpoint(stage1, language_model=str(text), template="v1")
     assert found.encoder is not None
     save_checkpoint(
-        tmp_path / "own", found.model, encoder=found.encoder, tap=found.tap, language_model=str(text), metadata={"step": 3}
+        tmp_path / "own",
+        found.model,
+        encoder=found.encoder,
+        tap=found.tap,
+        language_model=str(text),
+        metadata={"step": 3},
     )
-    assert sorted(path.name for path in (tmp_path / "own").iterdir()) == ["mm_projector.safetensors", "ovbench_llava.json"]
+    assert sorted(path.name for path in (tmp_path / "own").iterdir()) == [
+        "mm_projector.safetensors",
+        "ovbench_llava.json",
+    ]
     again = load_checkpoint(tmp_path / "own")
     assert again.metadata == {"step": 3}
     for left, right in zip(logits(found), logits(again), strict=True):

@@ -24,7 +24,12 @@ def remove(folder: Path, *names: str) -> Path:
 
 def llava(folder: Path, form: str) -> Llava:
     model, words = load_language_model(str(folder))
-    return Llava(model, words, build_projector("linear", 4, layouts.WIDTH, seed=0), template(form, stop=words.eos_token, tokenizer=words))
+    return Llava(
+        model,
+        words,
+        build_projector("linear", 4, layouts.WIDTH, seed=0),
+        template(form, stop=words.eos_token, tokenizer=words),
+    )
 
 
 def test_dtype_and_kernel_are_those_that_were_asked_for(tmp_path: Path) -> None:
@@ -84,22 +89,6 @@ def test_weights_that_are_not_there_are_never_drawn(tmp_path: Path) -> None:
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(DataError, match=r"missing: model\.layers\.1\.mlp\.up_proj\.weight"):
         load_language_model(str(folder))
-
-
-def test_slow_tokenizer_is_converted(tmp_path: Path) -> None:
-    sentencepiece = pytest.importorskip("sentencepiece", reason="needs sentencepiece to make a tokenizer.model")
-    folder = remove(layouts.write_llama(tmp_path), "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-    text = tmp_path / "text.txt"
-    text.write_text("USER: What is it? ASSISTANT: A red boot.\nno\nyes\n" * 40, encoding="utf-8")
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(text), model_prefix=str(folder / "tokenizer"), vocab_size=300, model_type="bpe", byte_fallback=True,
-        unk_id=0, bos_id=1, eos_id=2, pad_id=-1, minloglevel=2, hard_vocab_limit=False,
-    )  # fmt: skip
-    content = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(content), encoding="utf-8")
-    _, words = load_language_model(str(folder))
-    assert words.is_fast
-    assert words("USER: no")["input_ids"][0] == 1
 
 
 def test_pad_is_the_unknown_mark_where_there_is_no_padding_mark(tmp_path: Path) -> None:

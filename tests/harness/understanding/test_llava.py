@@ -141,7 +141,9 @@ def test_weights_of_another_width_are_refused(model: Llava, toy_language_model: 
     path = tmp_path / "w.safetensors"
     save_llava(path, model, with_language_model=False, metadata={})
     other = build_llava(LlavaConfig(language_model=toy_language_model), DIM + 1, seed=0)
-    with pytest.raises(DataError, match="do not fit the model: the projector reads visual tokens of width 6, .* have 7"):
+    with pytest.raises(
+        DataError, match="do not fit the model: the projector reads visual tokens of width 6, .* have 7"
+    ):
         load_weights(path, other)
 
 

@@ -31,7 +31,9 @@ LLAMA_3 = (
     "'<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif %}"
 )
-FORGETS = CHATML.replace("+ message['content'] ", "+ (message['content'] if loop.last or message['role'] == 'user' else '…') ")
+FORGETS = CHATML.replace(
+    "+ message['content'] ", "+ (message['content'] if loop.last or message['role'] == 'user' else '…') "
+)
 
 
 def learnt(words: Any, form: Any, turns: list[Message], *, has_image: bool = True) -> list[str]:
@@ -49,9 +51,9 @@ def learnt(words: Any, form: Any, turns: list[Message], *, has_image: bool = Tru
 def test_llama_3_is_what_llava_next_writes() -> None:
     head = "<|start_header_id|>{}<|end_header_id|>\n\n"
     text = (
-        f"{head.format('system')}You are a helpful language and vision assistant. You are able to understand the visual "
-        "content that the user provides, and assist the user with a variety of tasks using natural language.<|eot_id|>"
-        f"{head.format('user')}<image>\nWhat is it?<|eot_id|>{head.format('assistant')}A red boot.<|eot_id|>"
+        f"{head.format('system')}You are a helpful language and vision assistant. You are able to understand the "
+        "visual content that the user provides, and assist the user with a variety of tasks using natural language."
+        f"<|eot_id|>{head.format('user')}<image>\nWhat is it?<|eot_id|>{head.format('assistant')}A red boot.<|eot_id|>"
         f"{head.format('user')}Is it new?<|eot_id|>{head.format('assistant')}"
     )
     assert render(template("llama_3"), TURNS[:3]).text == text
