@@ -11,6 +11,7 @@ import typer
 
 from ovbench.cli_app import Json, Out, Verbose, app, default_out, guarded, print_rows, setup
 from ovbench.cli_data import data_app
+from ovbench.cli_export import export
 from ovbench.cli_fid import fid
 from ovbench.cli_gen import gen_fid
 from ovbench.cli_plan import plan
@@ -18,6 +19,7 @@ from ovbench.cli_rescore import rescore
 from ovbench.cli_run import run
 
 app.command()(run)
+app.command()(export)
 app.command()(fid)
 app.command("gen-fid")(gen_fid)
 app.command()(plan)

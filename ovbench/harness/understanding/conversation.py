@@ -11,7 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ovbench._base.errors import ConfigError, DataError
-from ovbench._base.names import lookup
+from ovbench.harness.understanding.templates import TEMPLATES, Template, template
+
+__all__ = [
+    "IGNORED", "IMAGE_MARK", "TEMPLATES", "Conversation", "Message", "Rendered", "Template", "Tokenized",
+    "apply_image_rule", "question_prompt", "render", "template", "tokenize",
+]  # fmt: skip
 
 IMAGE_MARK = "<image>"
 IGNORED = -100  # label of a token that is not learnt
@@ -34,29 +39,6 @@ class Conversation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Template:
-    """How a conversation becomes one string."""
-
-    name: str
-    system: str = ""
-    user: str = "USER"
-    assistant: str = "ASSISTANT"
-    stop: str = "</s>"  # ends an answer; the language model's own end mark
-    bare: bool = False  # `plain`: image mark, caption, stop; no roles, and what the human says is thrown away
-
-
-_SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
-)
-TEMPLATES = {
-    "plain": Template(name="plain", stop="\n", bare=True),
-    "v1": Template(name="v1", system=_SYSTEM),
-    "v1_short": Template(name="v1_short"),
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Rendered:
     """A conversation as text."""
 
@@ -74,16 +56,6 @@ class Tokenized:
     image_at: int | None  # None: no image
 
 
-def template(name: str, *, stop: str | None = None) -> Template:
-    """Returns a template; `stop` replaces the end mark of answers (not that of `plain`) by the model's own.
-
-    Raises:
-        ConfigError: There is no such template.
-    """
-    found = lookup(TEMPLATES, name, kind="template", where="template")
-    return found if stop is None or found.bare else replace(found, stop=stop)
-
-
 def apply_image_rule(messages: Sequence[Message]) -> tuple[Message, ...]:
     """Returns the messages with one `<image>` line at the head of each that holds a mark.
 
@@ -97,54 +69,79 @@ def apply_image_rule(messages: Sequence[Message]) -> tuple[Message, ...]:
     )
 
 
-def render(form: Template, messages: Sequence[Message], *, strict_reference: bool = True) -> Rendered:
+def render(
+    form: Template, messages: Sequence[Message], *, strict_reference: bool = True, opens: bool = True
+) -> Rendered:
     """Returns the training text and its learnt spans.
 
-    A span runs from the blank before the answer, which belongs to the answer's first piece in SentencePiece, through
-    the stop mark. Leading answers are dropped. In `plain` everything after the image is learnt.
+    A span runs from the answer (in the `v1` forms from the blank before it, which belongs to its first piece in
+    SentencePiece) through the stop mark. Leading answers are dropped. In `plain` everything after the image is learnt.
 
     Args:
         form: The template.
         messages: After the image rule, where there is an image.
-        strict_reference: Mask whole samples as the reference does: a text holds the template's own separators, or an
-            answer is empty. Otherwise the spans stay exact and an empty answer has none.
+        strict_reference: Learn what the reference learns of a `v1` form, which cuts the text at its separators: where
+            a text holds them, or an answer is missing, that is most often nothing of the whole sample. Otherwise the
+            spans are those of the answers, and an empty answer has none.
+        opens: Where the human speaks last, end with what stands in front of the answer, as a question does.
 
     Raises:
-        DataError: Human and assistant do not alternate.
+        DataError: Human and assistant do not alternate, or the template cannot hold the conversation.
     """
     if form.bare:
         return _render_bare(form, messages)
     turns = list(messages)
     if turns and turns[0].role == "gpt":
         turns = turns[1:]
-    text = f"{form.system} " if form.system else ""
-    split = f" {form.assistant}: "
-    spans: list[tuple[int, int]] = []
-    masked = ""
     for number, message in enumerate(turns):
         if message.role != ("human", "gpt")[number % 2]:
             raise DataError(
                 f"utterance {number + 1} is by '{message.role}'", where="conversation", fix="let the two speak in turn"
             )
+    is_open = opens and len(turns) % 2 == 1
+    if form.chat is not None:
+        text, found = form.chat.render([(turn.role, turn.text) for turn in turns], opens=is_open)
+        return Rendered(text=text, spans=found)
+    text = form.system
+    spans: list[tuple[int, int]] = []
+    for message in turns:
+        said = message.text.strip() if form.trims else message.text
         if message.role == "human":
-            head = f"{form.user}: {message.text} "
-            text += head
-            continue
-        start = len(text) + len(form.assistant) + 1
-        if not message.text:
-            masked = masked or "an answer is empty"
-            text += f"{form.assistant}:"
-            continue
-        text += f"{form.assistant}: {message.text}{form.stop}"
-        spans.append((start, len(text)))
-        body = f"{turns[number - 1].text} {form.assistant}: {message.text}"
-        if form.stop in body:
-            masked = masked or f"a text holds '{form.stop}'"
-        elif body.count(split) != 1:
-            masked = masked or f"a text holds '{split}'"
-    if len(turns) % 2:
-        text += f"{form.assistant}:"
-    return Rendered(text=text, spans=() if strict_reference and masked else tuple(spans), masked=masked)
+            empty = form.form == "rounds" and not said
+            text += form.user.rstrip() if empty else f"{form.user}{said}{form.user_end}"
+        elif not said:
+            text += form.assistant if form.form == "rounds" else f"{form.assistant}{form.stop}{form.after}"
+        else:
+            start = len(text) + len(form.assistant)
+            text += f"{form.assistant}{form.lead}{said}{form.stop}"
+            spans.append((start, len(text)))
+            text += form.after
+    learnt, masked = _cut_at_separators(form, text) if form.form == "rounds" else (tuple(spans), "")
+    if is_open:
+        text += form.assistant
+    return Rendered(text=text, spans=learnt if strict_reference else tuple(spans), masked=masked)
+
+
+def _cut_at_separators(form: Template, text: str) -> tuple[tuple[tuple[int, int], ...], str]:
+    """Returns the spans that `preprocess_v1` of llava/train/train.py keeps, or none and why.
+
+    It cuts the finished text at the stop marks into rounds, and each round at the one separator between question and
+    answer. At a round that has none, or more, it stops, finds that its count of tokens is too small, and masks all.
+    """
+    spans: list[tuple[int, int]] = []
+    start = 0
+    for round_ in text.split(form.stop):
+        if not round_:
+            break
+        question, *answers = round_.split(form.separator)
+        if len(answers) != 1:
+            return (), f"a round holds '{form.separator}' {len(answers)} times, not once"
+        end = start + len(round_) + len(form.stop)
+        spans.append((start + len(question) + len(form.separator) - len(form.lead), end))
+        start = end
+    if start != len(text):  # the last round has no stop mark, or two marks stand side by side
+        return (), f"the text does not end with one '{form.stop}' behind each round"
+    return tuple(spans), ""
 
 
 def _render_bare(form: Template, messages: Sequence[Message]) -> Rendered:
@@ -152,6 +149,7 @@ def _render_bare(form: Template, messages: Sequence[Message]) -> Rendered:
         raise DataError(
             f"template '{form.name}' takes one human and one assistant utterance, got {len(messages)} utterances",
             where="conversation",
+            fix="a model that only describes images (stage 1) cannot be asked: choose another template",
         )
     if IMAGE_MARK not in messages[0].text:
         raise DataError(f"template '{form.name}' needs an image", where="conversation")
@@ -160,7 +158,15 @@ def _render_bare(form: Template, messages: Sequence[Message]) -> Rendered:
 
 
 def question_prompt(form: Template, question: str, *, has_image: bool) -> str:
-    """Returns the text after which the assistant answers; the image mark heads the question."""
+    """Returns the text after which the assistant answers; the image mark heads the question.
+
+    A model of stage 1 (`plain`) is asked nothing: it describes the image.
+
+    Raises:
+        DataError: A question to `plain`, which would throw it away.
+    """
+    if form.bare and has_image and not question:
+        return IMAGE_MARK
     asked = f"{IMAGE_MARK}\n{question}" if has_image else question
     return render(form, [Message(role="human", text=asked)]).text
 
@@ -168,7 +174,8 @@ def question_prompt(form: Template, question: str, *, has_image: bool) -> str:
 def tokenize(tokenizer: Any, text: str, spans: Sequence[tuple[int, int]] = (), *, has_image: bool) -> Tokenized:
     """Returns ids and labels; the pieces beside the image mark are tokenized alone, as the reference does.
 
-    The begin mark is put once at the front when the tokenizer has one. A token is learnt when it starts inside a span.
+    The begin mark stands once at the front where the tokenizer itself puts one, or where the text begins with it (as a
+    chat template's may). A token is learnt when it starts inside a span.
 
     Args:
         tokenizer: A fast transformers tokenizer.
@@ -189,7 +196,7 @@ def tokenize(tokenizer: Any, text: str, spans: Sequence[tuple[int, int]] = (), *
     pieces = text.split(IMAGE_MARK) if has_image else [text]
     if has_image and len(pieces) != 2:
         raise DataError(f"a text with one image holds {len(pieces) - 1} image marks", where="conversation")
-    ids: list[int] = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    ids = _begin(tokenizer)
     labels = [IGNORED] * len(ids)
     image_at: int | None = None
     offset = 0
@@ -198,6 +205,8 @@ def tokenize(tokenizer: Any, text: str, spans: Sequence[tuple[int, int]] = (), *
             image_at = len(ids)
             offset += len(IMAGE_MARK)
         found = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+        if number == 0 and ids and found["input_ids"][:1] == ids:
+            ids, labels = [], []  # the text brings its begin mark
         for token, (start, _) in zip(found["input_ids"], found["offset_mapping"], strict=True):
             first = offset + start
             # Trap: some tokenizers leave a token's blank out of its offsets, so the test is on the start alone.
@@ -206,3 +215,9 @@ def tokenize(tokenizer: Any, text: str, spans: Sequence[tuple[int, int]] = (), *
             labels.append(token if learnt else IGNORED)
         offset += len(piece)
     return Tokenized(ids=tuple(ids), labels=tuple(labels), image_at=image_at)
+
+
+def _begin(tokenizer: Any) -> list[int]:
+    """Returns the begin mark, where the tokenizer itself puts one in front of a text; GPT-2's has one and does not."""
+    mark = tokenizer.bos_token_id
+    return [] if mark is None or tokenizer("a")["input_ids"][:1] != [mark] else [mark]

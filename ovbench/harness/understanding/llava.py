@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from ovbench._base.errors import ConfigError, DataError
-from ovbench._base.lazy import require
+from ovbench._base.errors import DataError
 from ovbench.harness.checkpoint import load_tensors, save_tensors
 from ovbench.harness.parallel import ALONE, Processes
 from ovbench.harness.sharding import whole_state
 from ovbench.harness.understanding.config import LlavaConfig
 from ovbench.harness.understanding.conversation import IGNORED, Template, Tokenized, template
-from ovbench.harness.understanding.projector import build_projector
+from ovbench.harness.understanding.language_model import Precision, load_language_model, width_of
+from ovbench.harness.understanding.projector import build_projector, check_projector, projector_widths
 
-_PROJECTOR_PREFIX = "model.mm_projector."  # the original implementation's name, beside the language model's own keys
+__all__ = [
+    "PROJECTOR_PREFIX", "Llava", "Spliced", "build_llava", "load_language_model", "load_llava", "load_weights",
+    "save_llava", "splice",
+]  # fmt: skip
+PROJECTOR_PREFIX = "model.mm_projector."  # the original implementation's name, beside the language model's own keys
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,25 +93,66 @@ class Llava(nn.Module):
 
     @property
     def pad(self) -> int:
-        """The id used behind sequences; its value is never seen."""
-        found = self.tokenizer.pad_token_id
-        return int(found) if found is not None else 0
+        """The id used behind sequences; its value is never seen.
+
+        Llama 2 has no padding mark, and `<unk>` (0) stands for it, as in the reference; elsewhere the end mark does.
+        """
+        rows = len(self.language_model.get_input_embeddings().weight)
+        tokens = self.tokenizer
+        for found in (tokens.pad_token_id, tokens.unk_token_id, tokens.eos_token_id):
+            if found is not None and int(found) < rows:
+                return int(found)
+        return 0
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The ids that end an answer: the template's, the tokenizer's and those of the model's generation settings."""
+        tokens, form = self.tokenizer, self.form
+        found: set[int] = set() if tokens.eos_token_id is None else {int(tokens.eos_token_id)}
+        for mark in (*(() if form.bare else (form.stop,)), *form.other_stops):
+            number = tokens.convert_tokens_to_ids(mark)
+            if number is not None and (number != tokens.unk_token_id or mark == tokens.unk_token):
+                found.add(int(number))
+        if form.bare:  # a caption ends with its line, where the tokenizer has a token for that
+            line = tokens(form.stop, add_special_tokens=False)["input_ids"][-1:]
+            found |= {int(number) for number in line if tokens.decode([number]) == form.stop}
+        stated = getattr(getattr(self.language_model, "generation_config", None), "eos_token_id", None)
+        return frozenset(found | set([] if stated is None else [stated] if isinstance(stated, int) else stated))
 
     def embed(self, batch: Spliced, visual: torch.Tensor | None) -> torch.Tensor:
         """Returns the spliced embeddings `[B, T, width]`.
 
+        Where a batch without images is learnt from, the projector still stands in the graph (with no rows of an
+        all-zero image, as in the reference), so that processes with and without images average the same gradients.
+
         Args:
             batch: The layout.
             visual: Visual tokens `[images, N, C]`, one entry per sample with an image; None without images.
+
+        Raises:
+            DataError: Fewer visual tokens than the layout asks for, or of another width than the projector reads.
         """
         text = self.language_model.get_input_embeddings()(batch.ids.to(self.device)).flatten(0, 1)
         table = text
         if visual is not None and len(visual):
-            rows = self.projector(visual.to(self.device)).flatten(0, 1)
-            table = torch.cat([text, rows.to(text.dtype)])
+            table = torch.cat([text, self._project(visual).flatten(0, 1).to(text.dtype)])
+        elif torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.projector.parameters()):
+            dim, _ = projector_widths(self.projector)
+            table = torch.cat([text, self._project(text.new_zeros(1, 1, dim)).flatten(0, 1)[:0].to(text.dtype)])
         if int(batch.index.max()) >= len(table):
             raise DataError(f"{len(table)} embedding rows are too few for the layout", where="visual tokens")
         return table.index_select(0, batch.index.flatten().to(table.device)).unflatten(0, batch.index.shape)
+
+    def _project(self, visual: torch.Tensor) -> torch.Tensor:
+        dim, _ = projector_widths(self.projector)
+        if visual.shape[-1] != dim:
+            raise DataError(
+                f"the projector reads visual tokens of width {dim}, and these have {visual.shape[-1]}",
+                where="visual tokens",
+                fix="use the encoder that the projector was trained with",
+            )
+        weight = next(self.projector.parameters())
+        return self.projector(visual.to(self.device, weight.dtype))
 
     @property
     def device(self) -> torch.device:
@@ -146,47 +190,16 @@ class Llava(nn.Module):
         )
 
 
-@contextlib.contextmanager
-def _without_bars(settings: Any) -> Iterator[None]:
-    """Keeps transformers' own progress bars off the terminal, which belongs to the command line."""
-    shown = settings.is_progress_bar_enabled()
-    settings.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            settings.enable_progress_bar()
-
-
-def load_language_model(name: str, *, device: str = "cpu") -> tuple[nn.Module, Any]:
-    """Returns a causal language model in float32 and its tokenizer.
-
-    Attention is `eager` on the CPU, where the fused kernel is slow in bfloat16, and `sdpa` elsewhere.
-
-    Args:
-        name: A folder, or a hub id (then transformers' own offline settings hold).
-        device: Torch device.
-
-    Raises:
-        ConfigError: Nothing can be loaded from there.
-    """
-    transformers = require("transformers", purpose="understanding")
-    try:
-        with _without_bars(transformers.utils.logging):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                name, dtype=torch.float32, attn_implementation="eager" if device == "cpu" else "sdpa"
-            )
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"no language model can be loaded from '{name}': {str(error).splitlines()[0]}",
-            where="language_model",
-            fix="give a folder with config.json, model.safetensors and tokenizer.json",
-        ) from error
-    return model.to(device), tokenizer
-
-
-def build_llava(config: LlavaConfig, dim: int, *, seed: int, stage: int = 2, device: str = "cpu") -> Llava:
+def build_llava(
+    config: LlavaConfig,
+    dim: int,
+    *,
+    seed: int,
+    stage: int = 2,
+    device: str = "cpu",
+    dtype: Precision = "float32",
+    attn: str | None = None,
+) -> Llava:
     """Returns an untrained LLaVA: a fresh projector in front of the language model as stored.
 
     Args:
@@ -195,11 +208,12 @@ def build_llava(config: LlavaConfig, dim: int, *, seed: int, stage: int = 2, dev
         seed: Initialisation of the projector.
         stage: Whose template it speaks.
         device: Torch device.
+        dtype: Of the language model's weights; the projector's are float32.
+        attn: Kernel of the language model's attention; None: see `load_language_model`.
     """
-    model, tokenizer = load_language_model(config.language_model, device=device)
-    width = model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
-    projector = build_projector(config.projector, dim, width, seed=seed).to(device)
-    form = template(config.stage(stage).template, stop=tokenizer.eos_token)
+    model, tokenizer = load_language_model(config.language_model, device=device, dtype=dtype, attn=attn)
+    projector = build_projector(config.projector, dim, width_of(model), seed=seed).to(device)
+    form = template(config.stage(stage).template, stop=tokenizer.eos_token, tokenizer=tokenizer)
     return Llava(model, tokenizer, projector, form, max_length=config.max_length)
 
 
@@ -220,7 +234,7 @@ def save_llava(
         metadata: Words that go with it.
         processes: All call this together.
     """
-    tensors = {f"{_PROJECTOR_PREFIX}{key}": value for key, value in whole_state(model.projector).items()}
+    tensors = {f"{PROJECTOR_PREFIX}{key}": value for key, value in whole_state(model.projector).items()}
     if with_language_model:
         tensors |= whole_state(model.language_model)  # copies, because safetensors refuses tied tensors
     if processes.is_main:
@@ -235,11 +249,10 @@ def load_weights(path: Path, model: Llava) -> None:
     """
     tensors = load_tensors(path)
     projector = {
-        key.removeprefix(_PROJECTOR_PREFIX): value
-        for key, value in tensors.items()
-        if key.startswith(_PROJECTOR_PREFIX)
+        key.removeprefix(PROJECTOR_PREFIX): value for key, value in tensors.items() if key.startswith(PROJECTOR_PREFIX)
     }
-    rest = {key: value for key, value in tensors.items() if not key.startswith(_PROJECTOR_PREFIX)}
+    rest = {key: value for key, value in tensors.items() if not key.startswith(PROJECTOR_PREFIX)}
+    check_projector(projector, *projector_widths(model.projector), where=str(path))
     try:
         model.projector.load_state_dict(projector)
         if rest:
@@ -248,7 +261,16 @@ def load_weights(path: Path, model: Llava) -> None:
         raise DataError(f"the weights do not fit the model: {error}", where=str(path)) from error
 
 
-def load_llava(weights: Path, config: LlavaConfig, *, dim: int, stage: int = 2, device: str = "cpu") -> Llava:
+def load_llava(
+    weights: Path,
+    config: LlavaConfig,
+    *,
+    dim: int,
+    stage: int = 2,
+    device: str = "cpu",
+    dtype: Precision = "float32",
+    attn: str | None = None,
+) -> Llava:
     """Returns a trained LLaVA, ready to answer.
 
     Args:
@@ -257,7 +279,9 @@ def load_llava(weights: Path, config: LlavaConfig, *, dim: int, stage: int = 2, 
         dim: Width of the visual tokens.
         stage: Whose template it speaks.
         device: Torch device.
+        dtype: Of the language model's weights.
+        attn: Kernel of the language model's attention; None: see `load_language_model`.
     """
-    model = build_llava(config, dim, seed=0, stage=stage, device=device)
+    model = build_llava(config, dim, seed=0, stage=stage, device=device, dtype=dtype, attn=attn)
     load_weights(weights, model)
     return model.eval()

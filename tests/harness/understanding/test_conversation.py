@@ -142,3 +142,47 @@ def test_masks_hold_for_a_byte_level_tokenizer_whose_tokens_carry_blanks(trim_of
     assert tokenizer.decode([token for token, label in zip(found.ids, found.labels, strict=True) if label < 0]) == (
         "USER: Who is there? ASSISTANT:USER: Is it loud? ASSISTANT:"
     )
+
+
+# What `preprocess_v1` of the reference makes of them, worked out by hand from its code: it cuts the finished text.
+@pytest.mark.parametrize(
+    ("texts", "learnt"),
+    [
+        (["Q", "", "R", "B"], [" B</s>"]),  # an empty answer in the middle leaves one round with one separator
+        (["Q", "A", "", "B"], []),  # an empty question leaves a round without one
+        (["Q", "A", "R"], []),  # the last question has no answer
+        (["Q", "A</s>"], []),  # two stop marks side by side end the count too early
+        (["Q", "A</s>USER: R ASSISTANT: B"], [" A</s>", " B</s>"]),  # an answer that holds a whole round
+        (["Q</s>", "A"], []),
+        (["Q ASSISTANT: P", "A"], []),
+        (["Q ASSISTANT:", "A"], [" ASSISTANT: A</s>"]),  # the first of two overlapping separators is the cut
+        ([" ", "A"], [" A</s>"]),
+        (["Q", " "], ["  </s>"]),
+    ],
+)
+def test_reference_masks_follow_the_cuts_of_the_text(texts: list[str], learnt: list[str]) -> None:
+    turns = [Message(role="gpt" if number % 2 else "human", text=text) for number, text in enumerate(texts)]
+    rendered = render(template("v1"), turns, opens=False)
+    assert [rendered.text[low:high] for low, high in rendered.spans] == learnt
+    assert bool(rendered.masked) == (not learnt)
+
+
+def test_a_speaker_who_says_nothing_leaves_the_mark_alone() -> None:
+    turns = [Message(role="human", text=""), Message(role="gpt", text="")]
+    assert render(template("v1_short"), turns).text == "USER:ASSISTANT:"
+
+
+def test_a_training_text_may_end_with_the_question() -> None:
+    turns = [Message(role="human", text="Q")]
+    assert render(template("v1_short"), turns, opens=False).text == "USER: Q "
+    assert render(template("v1_short"), turns).text == "USER: Q ASSISTANT:"
+
+
+def test_begin_mark_is_put_only_where_the_tokenizer_puts_one() -> None:
+    from tests.harness.understanding import llava_layouts as layouts
+
+    words = layouts.tokenizer()
+    assert tokenize(words, "USER:", has_image=False).ids[0] == words.bos_token_id
+    assert tokenize(words, "<s>USER:", has_image=False).ids.count(words.bos_token_id) == 1
+    words.backend_tokenizer.post_processor = None
+    assert tokenize(words, "USER:", has_image=False).ids[0] != words.bos_token_id

@@ -76,6 +76,43 @@ def test_a_batch_with_nothing_to_learn_is_refused(model: Llava) -> None:
         model.loss(batch, None)
 
 
+def test_text_only_batch_keeps_the_projector_in_the_graph_with_no_gradient(model: Llava) -> None:
+    batch = splice([sample((1, 5, 7), None)], num_visual=0, pad=0, max_length=9)
+    model.loss(batch, None).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.any()) != name.startswith("projector."), name
+
+
+def test_mixed_batch_learns_as_the_mean_of_its_parts(model: Llava) -> None:
+    pictured, plain = sample((1, 4, 7), 1), sample((1, 5, 6), None)
+    visual = torch.randn(1, NUM_VISUAL, DIM)
+    losses = [
+        model.loss(splice(rows, num_visual=NUM_VISUAL, pad=0, max_length=9), seen)
+        for rows, seen in (([plain, pictured], visual), ([plain], None), ([pictured], visual))
+    ]
+    assert torch.allclose(losses[0], (losses[1] + losses[2]) / 2, atol=1e-6)
+
+
+def test_answering_without_images_runs_no_projector(model: Llava) -> None:
+    model.projector = torch.nn.Linear(DIM, 32)
+    model.projector.forward = None  # type: ignore[method-assign,assignment]
+    with torch.inference_mode():
+        model(splice([sample((1, 5), None)], num_visual=0, pad=0, max_length=9), None)
+
+
+def test_visual_tokens_of_another_width_are_refused(model: Llava) -> None:
+    batch = splice([sample((1, 4, 7), 2)], num_visual=NUM_VISUAL, pad=0, max_length=99)
+    with pytest.raises(DataError, match="reads visual tokens of width 6, and these have 7"):
+        model.embed(batch, torch.randn(1, NUM_VISUAL, DIM + 1))
+
+
+def test_visual_tokens_of_another_precision_are_read(model: Llava) -> None:
+    batch = splice([sample((1, 4, 7), 2)], num_visual=NUM_VISUAL, pad=0, max_length=99)
+    visual = torch.randn(1, NUM_VISUAL, DIM).bfloat16()
+    assert torch.equal(model.embed(batch, visual), model.embed(batch, visual.float()))
+
+
 def test_too_few_visual_rows_are_refused(model: Llava) -> None:
     batch = splice([sample((1, 4, 7), 2)], num_visual=NUM_VISUAL, pad=0, max_length=99)
     with pytest.raises(DataError, match="too few"):
@@ -104,7 +141,9 @@ def test_weights_of_another_width_are_refused(model: Llava, toy_language_model: 
     path = tmp_path / "w.safetensors"
     save_llava(path, model, with_language_model=False, metadata={})
     other = build_llava(LlavaConfig(language_model=toy_language_model), DIM + 1, seed=0)
-    with pytest.raises(DataError, match="do not fit"):
+    with pytest.raises(
+        DataError, match="do not fit the model: the projector reads visual tokens of width 6, .* have 7"
+    ):
         load_weights(path, other)
 
 

@@ -1,0 +1,116 @@
+"""The trained model of a run: its record names the cached step that holds the weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovbench._base.errors import ConfigError, DataError
+from ovbench._base.paths import cache_dir
+from ovbench.encoders.base import Tap
+from ovbench.encoders.registry import parse_encoder
+from ovbench.harness.checkpoint import load_tensors
+from ovbench.harness.steps import verify_entry
+from ovbench.harness.understanding.checkpoint_parts import LoadedLlava
+from ovbench.harness.understanding.config import LlavaConfig
+from ovbench.harness.understanding.language_model import Precision
+from ovbench.harness.understanding.llava import PROJECTOR_PREFIX, load_llava
+from ovbench.harness.understanding.projector import stored_widths
+from ovbench.results.store import RECORD, read_record
+
+_STEP, _WEIGHTS = "llava_stage2", "llava.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunCheckpoint:
+    """Where the weights of a run are, and how they are read."""
+
+    weights: Path
+    config: LlavaConfig
+    encoder: str  # canonical spec string
+    tap: Tap
+    run_id: str
+    dim: int  # width of the visual tokens
+
+
+def is_run(path: Path) -> bool:
+    """Returns whether a folder is that of a run."""
+    return (path / RECORD).is_file()
+
+
+def checkpoint_of_run(run_folder: Path) -> RunCheckpoint:
+    """Returns the trained model of a run of the understanding suite.
+
+    Args:
+        run_folder: `<runs>/<run_id>`, with its record.json.
+
+    Raises:
+        RecordError: The record cannot be read.
+        ConfigError: The run trained no language model.
+        DataError: The cache does not hold the weights any more, or they are damaged.
+    """
+    from ovbench.harness.understanding.pipeline import llava_config  # it imports what answers with checkpoints
+
+    record = read_record(run_folder / RECORD)
+    key = next((step.key for step in record.steps if step.name == _STEP), None)
+    section = record.protocol.content.get("understanding")
+    if key is None or section is None:
+        raise ConfigError(
+            f"the run '{record.run_id}' has trained no language model (its suite is '{record.suite}')",
+            where=str(run_folder),
+            fix="name a run of the suite understanding",
+        )
+    again = (
+        f"run it again, which trains what is missing: ovbench run --encoder '{record.encoder.spec}' "
+        f"--suite {record.suite} --protocol {record.protocol.name} --seed {record.seed}"
+    )
+    entry = cache_dir() / _STEP / key
+    if not entry.is_dir():
+        raise DataError(
+            f"the cache does not hold the weights of the run '{record.run_id}' any more", where=str(entry), fix=again
+        )
+    if fault := verify_entry(entry):
+        raise DataError(
+            f"the cached weights of the run '{record.run_id}' are damaged: {fault}", where=str(entry), fix=again
+        )
+    weights = entry / _WEIGHTS
+    tensors = load_tensors(weights)
+    projector = {
+        key.removeprefix(PROJECTOR_PREFIX): value for key, value in tensors.items() if key.startswith(PROJECTOR_PREFIX)
+    }
+    dim, _ = stored_widths(projector, where=str(weights))
+    return RunCheckpoint(
+        weights=weights,
+        config=llava_config(section),
+        encoder=record.encoder.spec,
+        tap=parse_encoder(record.encoder.spec).llm_tap or Tap(**section["tap"]),
+        run_id=record.run_id,
+        dim=dim,
+    )
+
+
+def load_run(
+    run_folder: Path,
+    *,
+    encoder: str | None = None,
+    form: str | None = None,
+    device: str = "cpu",
+    dtype: Precision = "float32",
+    attn: str | None = None,
+) -> LoadedLlava:
+    """Returns the trained model of a run; see `checkpoint_of_run` and `load_checkpoint`."""
+    from ovbench.harness.understanding.templates import template
+
+    found = checkpoint_of_run(run_folder)
+    dtype = "float32" if dtype == "stored" else dtype  # of the trained weights; the base model's file may be smaller
+    model = load_llava(found.weights, found.config, dim=found.dim, device=device, dtype=dtype, attn=attn)
+    if form is not None:
+        model.form = template(form, stop=model.tokenizer.eos_token, tokenizer=model.tokenizer)
+    return LoadedLlava(
+        model=model,
+        encoder=found.encoder if encoder is None else parse_encoder(encoder).canonical,
+        tap=found.tap,
+        aspect=None,
+        layout="run",
+        metadata={"run": found.run_id},
+    )
