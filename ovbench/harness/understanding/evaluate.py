@@ -276,7 +276,9 @@ def _put_in_order(out: Path, asked: Sequence[_Asked]) -> None:
 
 def _prediction(row: Mapping[str, Any], path: Path) -> Prediction:
     try:
-        values = {field.name: row[field.name] for field in fields(Prediction)}
+        # Answers of earlier versions have no score.
+        values = {field.name: row[field.name] for field in fields(Prediction) if field.name != "score"}
+        values["score"] = row.get("score")
         scores = values["option_scores"]
         return Prediction(**{**values, "option_scores": None if scores is None else tuple(scores)})
     except (KeyError, TypeError) as error:

@@ -23,9 +23,10 @@ from ovbench._base.seeding import numpy_generator
 from ovbench.harness.understanding.config import GateConfig
 from ovbench.harness.understanding.conversation import IMAGE_MARK, Conversation, Tokenized, tokenize
 from ovbench.harness.understanding.data import TokenSource, TrainingData, tokenize_conversation
-from ovbench.harness.understanding.decoding import greedy, prefill
+from ovbench.harness.understanding.decoding import Answers, greedy, prefill, text_of
 from ovbench.harness.understanding.llava import Llava, splice
 from ovbench.harness.understanding.losses import TokenLoss, num_learnt
+from ovbench.harness.understanding.wording import end_ids
 
 log = logging.getLogger(__name__)
 _BATCH = 16  # images of a pass; rows do not depend on their neighbours
@@ -237,6 +238,7 @@ def _captions(model: Llava, tokens: TokenSource, image_ids: Sequence[str], max_n
     for start in range(0, len(image_ids), _BATCH):
         part = image_ids[start : start + _BATCH]
         state = prefill(model, [prompt] * len(part), tokens(part))
-        texts, _ = greedy(model, state, max_new_tokens=max_new_tokens)
-        found += [text.strip().split(stop)[0].strip() for text in texts]
+        answers = Answers([max_new_tokens] * len(part), ends=end_ids(model))
+        greedy(model, state, answers)
+        found += [text_of(model, ids).split(stop)[0].strip() for ids in answers.ids]
     return found

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.paths import cache_dir
-from ovbench.encoders.base import Tap
+from ovbench.encoders.base import Aspect, DType, Tap, check_dtype_name
 from ovbench.encoders.registry import parse_encoder
 from ovbench.harness.checkpoint import load_tensors
 from ovbench.harness.steps import verify_entry
@@ -16,6 +16,7 @@ from ovbench.harness.understanding.config import LlavaConfig
 from ovbench.harness.understanding.language_model import Precision
 from ovbench.harness.understanding.llava import PROJECTOR_PREFIX, load_llava
 from ovbench.harness.understanding.projector import stored_widths
+from ovbench.harness.understanding.section_config import read_section
 from ovbench.results.store import RECORD, read_record
 
 _STEP, _WEIGHTS = "llava_stage2", "llava.safetensors"
@@ -28,7 +29,11 @@ class RunCheckpoint:
     weights: Path
     config: LlavaConfig
     encoder: str  # canonical spec string
-    tap: Tap
+    tap: Tap | None  # None: the encoder's own
+    aspect: Aspect | None  # None: the encoder's own
+    identity: str  # of the encoder, at the time
+    encoder_dtype: DType
+    feature_dtype: str  # visual tokens went through it
     run_id: str
     dim: int  # width of the visual tokens
 
@@ -49,8 +54,6 @@ def checkpoint_of_run(run_folder: Path) -> RunCheckpoint:
         ConfigError: The run trained no language model.
         DataError: The cache does not hold the weights any more, or they are damaged.
     """
-    from ovbench.harness.understanding.pipeline import llava_config  # it imports what answers with checkpoints
-
     record = read_record(run_folder / RECORD)
     key = next((step.key for step in record.steps if step.name == _STEP), None)
     section = record.protocol.content.get("understanding")
@@ -79,11 +82,16 @@ def checkpoint_of_run(run_folder: Path) -> RunCheckpoint:
         key.removeprefix(PROJECTOR_PREFIX): value for key, value in tensors.items() if key.startswith(PROJECTOR_PREFIX)
     }
     dim, _ = stored_widths(projector, where=str(weights))
+    recipe = read_section(section, where=str(run_folder / RECORD))
     return RunCheckpoint(
         weights=weights,
-        config=llava_config(section),
+        config=recipe.llava,
         encoder=record.encoder.spec,
-        tap=parse_encoder(record.encoder.spec).llm_tap or Tap(**section["tap"]),
+        tap=parse_encoder(record.encoder.spec).llm_tap or recipe.tap,
+        aspect="pad" if recipe.answer_aspect == "pad" else None,
+        identity=record.encoder.identity,
+        encoder_dtype=check_dtype_name(record.environment.dtype),
+        feature_dtype=recipe.feature_dtype,
         run_id=record.run_id,
         dim=dim,
     )
@@ -110,7 +118,7 @@ def load_run(
         model=model,
         encoder=found.encoder if encoder is None else parse_encoder(encoder).canonical,
         tap=found.tap,
-        aspect=None,
+        aspect=found.aspect,
         layout="run",
         metadata={"run": found.run_id},
     )

@@ -66,6 +66,7 @@ class _Section:
     gradient_checkpointing: bool = False
     gate: GateConfig = field(default_factory=lambda: GateConfig(mode="off"))
     max_new_tokens: int
+    answer_precision: Precision = "float32"
     controls: tuple[str, ...] = ()
     cpu_threads: int = 1
 
@@ -81,6 +82,7 @@ class UnderstandingSection:
     tap: Tap | None  # None: what the encoder's adapter names
     feature_dtype: str
     max_new_tokens: int
+    answer_precision: Precision  # of the language model's weights when questions are answered
     controls: tuple[str, ...]
     cpu_threads: int
 
@@ -138,6 +140,7 @@ def read_section(section: Mapping[str, Any], *, where: str = _WHERE) -> Understa
         tap=None if read.tap is None else _tap(read.tap, f"{where}.tap"),
         feature_dtype=read.feature_dtype,
         max_new_tokens=read.max_new_tokens,
+        answer_precision=read.answer_precision,
         controls=read.controls,
         cpu_threads=read.cpu_threads,
     )

@@ -6,18 +6,15 @@ import logging
 from pathlib import Path
 
 from ovbench._base.errors import ConfigError, DataError, RecordError
-from ovbench._base.paths import cache_dir
-from ovbench.encoders.base import Tap, check_device_name, check_dtype_name
+from ovbench.encoders.base import check_device_name, check_dtype_name
 from ovbench.encoders.registry import load_encoder, parse_encoder
-from ovbench.harness.steps import verify_entry
+from ovbench.harness.understanding.checkpoint_parts import spec_with_aspect
 from ovbench.harness.understanding.llava import load_llava
 from ovbench.harness.understanding.lmms.answering import LlavaAnswerer
-from ovbench.harness.understanding.pipeline import WEIGHTS, llava_config
-from ovbench.results.record import RunRecord
-from ovbench.results.store import RECORD, read_record
+from ovbench.harness.understanding.run_checkpoint import checkpoint_of_run, is_run
+from ovbench.results.store import RECORD
 
 log = logging.getLogger(__name__)
-_STEP = "llava_stage2"
 
 
 def open_run(folder: Path, *, device: str = "cpu", batch_size: int = 64) -> LlavaAnswerer:
@@ -33,53 +30,30 @@ def open_run(folder: Path, *, device: str = "cpu", batch_size: int = 64) -> Llav
         DataError: The weights are not in the cache any more, are damaged, or the encoder is another one by now.
     """
     check_device_name(device)
-    path = folder if folder.name == RECORD else folder / RECORD
-    if not path.is_file():
+    folder = folder.parent if folder.name == RECORD else folder
+    if not is_run(folder):
         raise RecordError(
             f"'{folder}' holds no {RECORD}", where="run", fix="name the folder of a finished run; all: ovbench runs"
         )
-    record = read_record(path)
-    section = record.protocol.content.get("understanding")
-    if record.suite != "understanding" or section is None:
-        raise RecordError(
-            f"the run is of the suite '{record.suite}', which trains no language model",
-            where=str(path),
-            fix="name a run of the suite understanding",
-        )
-    weights = _weights(record, path)
-    spec = parse_encoder(record.encoder.spec, where=f"{path}, encoder")
-    encoder = load_encoder(spec, device=device, dtype=check_dtype_name(record.environment.dtype))
-    if encoder.info.identity != record.encoder.identity:
+    found = checkpoint_of_run(folder)
+    spec = parse_encoder(spec_with_aspect(found.encoder, found.aspect), where=f"{folder}, encoder")
+    encoder = load_encoder(spec, device=device, dtype=found.encoder_dtype)
+    judged = encoder if found.aspect is None else load_encoder(found.encoder, device=device, dtype=found.encoder_dtype)
+    if judged.info.identity != found.identity:
         raise DataError(
-            f"the encoder '{record.encoder.spec}' is not the one that the run was trained with: its identity is "
-            f"{encoder.info.identity[:12]}…, the record says {record.encoder.identity[:12]}…",
-            where=str(path),
+            f"the encoder '{found.encoder}' is not the one that the run was trained with: its identity is "
+            f"{judged.info.identity[:12]}…, the record says {found.identity[:12]}…",
+            where=str(folder / RECORD),
             fix="bring the encoder's weights back, or run again",
         )
-    model = load_llava(weights, llava_config(section), dim=encoder.info.dim, device=device)
+    model = load_llava(found.weights, found.config, dim=encoder.info.dim, device=device)
     return LlavaAnswerer(
         model,
         encoder,
-        tap=spec.llm_tap or Tap(**section["tap"]),
-        feature_dtype=section["feature_dtype"],
+        tap=found.tap or encoder.info.llm_tap,
+        feature_dtype=found.feature_dtype,
         batch_size=batch_size,
     )
-
-
-def _weights(record: RunRecord, path: Path) -> Path:
-    key = next((step.key for step in record.steps if step.name == _STEP), None)
-    if key is None:
-        raise RecordError(f"the record names no step '{_STEP}'", where=str(path), fix="run again")
-    entry = cache_dir() / _STEP / key
-    fault = verify_entry(entry) if entry.is_dir() else "it is not there"
-    if fault is not None:
-        raise DataError(
-            f"the cache has no sound weights of this run: {fault}",
-            where=str(entry),
-            fix=f"make them again: ovbench run --encoder {record.encoder.spec} --protocol {record.protocol.name} "
-            f"--seed {record.seed}; or point OVBENCH_CACHE at the cache that the run used",
-        )
-    return entry / WEIGHTS
 
 
 def open_checkpoint(
