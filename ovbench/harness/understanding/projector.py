@@ -46,8 +46,12 @@ def build_projector(kind: Literal["mlp2x_gelu", "linear"], dim: int, width: int,
 
 
 def projector_widths(projector: nn.Module) -> tuple[int, int]:
-    """Returns the width of the tokens that a projector reads, and of those that it writes."""
+    """Returns the width of the tokens that a projector reads, and of those that it writes.
+
+    Its layers are looked at and not called, so that this holds for one that is spread over processes, too.
+    """
     layers = [module for module in projector.modules() if isinstance(module, nn.Linear)]
+    assert layers, f"a projector of {type(projector).__name__} has no linear layer"
     return layers[0].in_features, layers[-1].out_features
 
 
