@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from ovbench.harness.steps import Step, StepCache, StepResult
 from ovbench.harness.training import Progress
 from ovbench.harness.understanding.evaluate import ANSWERS, answer, read_predictions
 from ovbench.harness.understanding.feature_steps import FeatureSteps
-from ovbench.harness.understanding.llava import load_llava
-from ovbench.harness.understanding.setting import Setting, open_setting
+from ovbench.harness.understanding.llava import Llava, load_llava
+from ovbench.harness.understanding.options_config import ScoringMode
+from ovbench.harness.understanding.setting import Setting, given_identity, open_setting
 from ovbench.harness.understanding.training_steps import WEIGHTS, TrainingSteps
 from ovbench.tasks.base import Prediction, TaskData, TaskSpec
 from ovbench.tasks.sources import load_data
@@ -80,8 +82,10 @@ class UnderstandingRun:
             batch_asked=min(self.setting.config.stage2.batch_size, job.batch_size),
             workers=self.setting.workers,
         )
-        self.training = TrainingSteps(self.setting, self.runner, self.features)
+        # None: a trained model was given.
+        self.training = None if self.setting.given else TrainingSteps(self.setting, self.runner, self.features)
         self._num_answered, self._answer_s = 0, 0.0
+        self._answering: Llava | None = None
 
     def run(self) -> Outcome:
         """Returns the answers of every task under every control, computing what is missing."""
@@ -118,7 +122,8 @@ class UnderstandingRun:
         return self._steps(self._load_tasks())
 
     def _load_tasks(self) -> list[TaskData]:
-        return [load_data(spec, limit=self.job.limit) for spec in self.job.question_tasks]
+        folder = self.setting.options.data
+        return [load_data(spec, limit=self.job.limit, data_dir=folder) for spec in self.job.question_tasks]
 
     def _controls(self, data: TaskData) -> Iterator[tuple[str, str]]:
         """Yields each control with the reason why it cannot be asked, or nothing."""
@@ -127,21 +132,21 @@ class UnderstandingRun:
             yield control, "images cannot be shuffled: there are fewer than two" if too_few else ""
 
     def _steps(self, loaded: list[TaskData]) -> list[Step]:
-        steps = self.training.steps
+        steps = [] if self.training is None else self.training.steps
         for data in loaded:
             steps.append(self._features_step(data))
             steps += [self._answers_step(data, control) for control, why_not in self._controls(data) if not why_not]
         return list({step.key: step for step in steps}.values())
 
     def _features_step(self, data: TaskData) -> Step:
-        return self.features.step(data.images_digest, self.setting.spec(self.setting.section.answer_aspect))
+        return self.features.step(data.images_digest, self.setting.answer_spec)
 
     def _features(self, data: TaskData) -> Features:
         # The picture itself, and once more as another's in the control; the blind control needs none.
         num_reads = 1.0 + ("shuffled" in self.setting.section.controls)
         return self.features.open(
             self._features_step(data),
-            self.setting.spec(self.setting.section.answer_aspect),
+            self.setting.answer_spec,
             f"features ({data.spec.name})",
             data.image_ids,
             data.image,
@@ -160,12 +165,46 @@ class UnderstandingRun:
                 "scoring": spec.scoring,
                 "parser": spec.parser,
                 "prompt": spec.prompt,
-                "template": self.setting.config.stage2.template,
+                "template": self._template,
                 "control": control,
-                "max_new_tokens": self.setting.section.max_new_tokens,
+                "max_new_tokens": spec.max_new_tokens or self.setting.section.max_new_tokens,
+                **self._way_of_answering(spec),
             },
-            parents=(self.training.stage2_step.key, self._features_step(data).key),
+            parents=(*self._model_key, self._features_step(data).key),
         )
+
+    @property
+    def _template(self) -> str:
+        given = self.setting.given
+        return self.setting.config.stage2.template if given is None else given.model.form.name
+
+    @cached_property
+    def _model_key(self) -> tuple[str, ...]:
+        return () if self.training is None else (self.training.stage2_step.key,)
+
+    @cached_property
+    def _given_identity(self) -> Mapping[str, str]:
+        assert self.setting.options.llava is not None
+        return given_identity(self.setting.options.llava)
+
+    def _way_of_answering(self, spec: TaskSpec) -> dict[str, Any]:
+        """Returns what else can change an answer or its score, where it is not as in the first protocols."""
+        setting, found = self.setting, dict[str, Any]()
+        if spec.scorer:
+            found["scorer"] = spec.scorer
+        if setting.given is not None:
+            found["model"] = self._given_identity
+        if setting.section.answer_precision != "float32":
+            found["precision"] = setting.section.answer_precision
+        if (scoring := self._scoring(spec)) is not None:
+            found["scoring_mode"] = scoring
+        if setting.options.trust_first_token:
+            found["trust_first_token"] = True
+        return found
+
+    def _scoring(self, spec: TaskSpec) -> ScoringMode | None:
+        """Returns the way to choose among options that was asked for; open questions have none."""
+        return None if spec.kind == "open" else self.setting.options.scoring
 
     def _answers(self, data: TaskData, control: str) -> StepResult:
         spec = data.spec
@@ -177,9 +216,7 @@ class UnderstandingRun:
             if not self.setting.processes.is_main:
                 return
             tokens = features()
-            model = load_llava(
-                self.training.stage2().path / WEIGHTS, self.setting.config, dim=tokens.dim, device=self.job.device
-            )
+            model = self._model(tokens)
             _warn_of_unknown_words(model.tokenizer, spec, data)
             kept = work / ANSWERS
             num_before = len(read_jsonl(kept, drop_torn_tail=True)) if kept.is_file() else 0
@@ -193,13 +230,34 @@ class UnderstandingRun:
                 out=kept,
                 max_new_tokens=self.setting.section.max_new_tokens,
                 progress=progress,
+                packing=self.setting.options.packing,
+                reference=self.setting.options.reference,
+                scoring_mode=self._scoring(spec),
+                trust_first_token=self.setting.options.trust_first_token,
             )
             self._num_answered += len(data.samples) - num_before
             self._answer_s += time.monotonic() - began
             copy_file(kept, out / ANSWERS)
 
         label = f"answers ({spec.name})" if control == MAIN else f"answers ({spec.name}, {control})"
-        return self.runner.obtain(self._answers_step(data, control), label, (self.training.stage2, features), build)
+        trained = () if self.training is None else (self.training.stage2,)
+        return self.runner.obtain(self._answers_step(data, control), label, (*trained, features), build)
+
+    def _model(self, tokens: Features) -> Llava:
+        """Returns the model that answers; read once, for all tasks and controls."""
+        setting = self.setting
+        if setting.given is not None:
+            return setting.given.model
+        if self._answering is None:
+            assert self.training is not None
+            self._answering = load_llava(
+                self.training.stage2().path / WEIGHTS,
+                setting.config,
+                dim=tokens.dim,
+                device=str(setting.processes.device),
+                dtype=setting.section.answer_precision,
+            )
+        return self._answering
 
 
 def _warn_of_unknown_words(tokenizer: Any, spec: TaskSpec, data: TaskData) -> None:

@@ -31,7 +31,7 @@ class RunCheckpoint:
     encoder: str  # canonical spec string
     tap: Tap | None  # None: the encoder's own
     aspect: Aspect | None  # None: the encoder's own
-    identity: str  # of the encoder, at the time
+    weights_digest: str  # of the encoder, at the time
     encoder_dtype: DType
     feature_dtype: str  # visual tokens went through it
     run_id: str
@@ -89,7 +89,7 @@ def checkpoint_of_run(run_folder: Path) -> RunCheckpoint:
         encoder=record.encoder.spec,
         tap=parse_encoder(record.encoder.spec).llm_tap or recipe.tap,
         aspect="pad" if recipe.answer_aspect == "pad" else None,
-        identity=record.encoder.identity,
+        weights_digest=record.encoder.weights_digest,
         encoder_dtype=check_dtype_name(record.environment.dtype),
         feature_dtype=recipe.feature_dtype,
         run_id=record.run_id,

@@ -16,12 +16,15 @@ from ovbench.encoders.preprocess import with_aspect
 from ovbench.encoders.registry import load_encoder
 from ovbench.harness.parallel import Processes, open_processes
 from ovbench.harness.plan import Job
+from ovbench.harness.understanding.checkpoint_folder import LoadedLlava, layout_of, load_checkpoint
 from ovbench.harness.understanding.config import LlavaConfig
 from ovbench.harness.understanding.data import TrainingData, WorldTrainingData
 from ovbench.harness.understanding.llava_json import LlavaJsonData
 from ovbench.harness.understanding.options_config import UnderstandingOptions
 from ovbench.harness.understanding.preflight import PreflightReport, preflight
+from ovbench.harness.understanding.run_checkpoint import checkpoint_of_run
 from ovbench.harness.understanding.section_config import UnderstandingSection, read_section
+from ovbench.harness.understanding.towers import check_width
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +38,7 @@ class Setting:
     encoder: Encoder
     tap: Tap  # that the language model reads
     training: TrainingData | None  # None: a trained model was given
+    given: LoadedLlava | None  # that model
     preflights: tuple[PreflightReport, ...]  # of training data some of whose rows are left out by choice
     processes: Processes
 
@@ -42,6 +46,12 @@ class Setting:
     def workers(self) -> int:
         """Threads that load pictures: one for the miniature world, whose pictures are drawn."""
         return 1 if self.section.data is None and self.options.data is None else min(16, os.cpu_count() or 1)
+
+    @property
+    def answer_spec(self) -> PreprocessSpec:
+        """How pictures are prepared when questions are asked: as in stage 2, or as a given model says."""
+        aspect = self.section.answer_aspect if self.given is None else self.given.aspect or "square"
+        return self.spec(aspect)
 
     def spec(self, aspect: str) -> PreprocessSpec:
         """Returns how pictures are prepared under an aspect policy of a stage: `square` is the encoder's own way.
@@ -79,6 +89,8 @@ def open_setting(job: Job) -> Setting:
     processes = open_processes(job.device)
     encoder = load_encoder(job.encoder, device=str(processes.device), dtype=job.dtype)
     training = None if options.llava is not None else _training_data(section, options)
+    given = _given(job, section, options, encoder, processes)
+    named = None if given is None else given.tap
     reports: tuple[PreflightReport, ...] = ()
     setting = Setting(
         job=job,
@@ -86,8 +98,9 @@ def open_setting(job: Job) -> Setting:
         options=options,
         config=config,
         encoder=encoder,
-        tap=job.encoder.llm_tap or section.tap or encoder.info.llm_tap,  # the user's word comes first
+        tap=job.encoder.llm_tap or named or section.tap or encoder.info.llm_tap,  # the user's word comes first
         training=training,
+        given=given,
         preflights=(),
         processes=processes,
     )
@@ -96,6 +109,31 @@ def open_setting(job: Job) -> Setting:
         for stage, report in enumerate(reports, start=1):
             training = training.without(stage, report.bad_numbers)
     return replace(setting, training=training, preflights=reports)
+
+
+def _given(
+    job: Job, section: UnderstandingSection, options: UnderstandingOptions, encoder: Encoder, processes: Processes
+) -> LoadedLlava | None:
+    """Returns the trained model that was given, which must fit the encoder that is judged."""
+    if options.llava is None:
+        return None
+    loaded = load_checkpoint(
+        options.llava,
+        encoder=job.encoder.canonical,
+        language_model=options.language_model,
+        device=str(processes.device),
+        dtype=section.answer_precision,
+    )
+    check_width(loaded.dim, encoder, where=str(options.llava))
+    return loaded
+
+
+def given_identity(folder: Path) -> Mapping[str, str]:
+    """Returns what identifies a given model: the digests of its files."""
+    if layout_of(folder) == "run":
+        return {"weights": file_sha256(checkpoint_of_run(folder).weights)}
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
 
 
 def check_training_data(setting: Setting) -> tuple[PreflightReport, ...]:

@@ -38,11 +38,10 @@ def open_run(folder: Path, *, device: str = "cpu", batch_size: int = 64) -> Llav
     found = checkpoint_of_run(folder)
     spec = parse_encoder(spec_with_aspect(found.encoder, found.aspect), where=f"{folder}, encoder")
     encoder = load_encoder(spec, device=device, dtype=found.encoder_dtype)
-    judged = encoder if found.aspect is None else load_encoder(found.encoder, device=device, dtype=found.encoder_dtype)
-    if judged.info.identity != found.identity:
+    if encoder.info.weights_digest != found.weights_digest:
         raise DataError(
-            f"the encoder '{found.encoder}' is not the one that the run was trained with: its identity is "
-            f"{judged.info.identity[:12]}…, the record says {found.identity[:12]}…",
+            f"the encoder '{found.encoder}' is not the one that the run was trained with: the digest of its weights is "
+            f"{encoder.info.weights_digest[:12]}…, the record says {found.weights_digest[:12]}…",
             where=str(folder / RECORD),
             fix="bring the encoder's weights back, or run again",
         )
