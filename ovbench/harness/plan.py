@@ -18,7 +18,7 @@ from ovbench.harness.generation.options_config import GenerationOptions, guidanc
 from ovbench.harness.protocols import Protocol, load_protocol
 from ovbench.harness.understanding.options_config import UnderstandingOptions
 from ovbench.tasks.base import TaskSpec
-from ovbench.tasks.load import load_suite, load_task, suite_names, task_names
+from ovbench.tasks.load import load_task, suite_names, task_names
 from ovbench.tasks.pictures import PictureTask, load_picture_task, picture_task_names
 from ovbench.tasks.sources import check_limit
 
@@ -144,7 +144,7 @@ def plan_runs(
     if suite == ALL and "understanding" in suites:
         _say_what_is_left_out(parsed.values())
     for name in suites:
-        specs = _tasks(name, protocol, tasks, several=len(suites) > 1)
+        specs = _tasks(name, recipe, tasks, several=len(suites) > 1)
         for spec in parsed.values():
             _check_encoder(spec, name, several=len(suites) > 1)
         chosen: Sequence[GenerationOptions | None] = options if name != "understanding" and options else (None,)
@@ -213,13 +213,13 @@ def _suites(suite: str, recipe: Protocol) -> tuple[str, ...]:
     return (suite,)
 
 
-def _tasks(suite: str, protocol: str, tasks: Sequence[str] | None, *, several: bool) -> tuple[AnyTask, ...]:
+def _tasks(suite: str, recipe: Protocol, tasks: Sequence[str] | None, *, several: bool) -> tuple[AnyTask, ...]:
     """Returns the tasks of a suite, or those that were named."""
     if tasks is not None and several:
         raise ConfigError(
             "--tasks with --suite all does not say which suite they are of", where="--tasks", fix="name one suite"
         )
-    names = tuple(tasks) if tasks is not None else load_suite(suite, protocol)
+    names = tuple(tasks) if tasks is not None else recipe.tasks_of(suite)
     if not names:
         raise ConfigError("no task named", where="--tasks", fix="leave --tasks out to run the whole suite")
     of_questions = suite == "understanding"

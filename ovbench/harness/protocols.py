@@ -9,9 +9,12 @@ from typing import Any
 
 from ovbench._base.errors import ConfigError
 from ovbench._base.names import lookup
+from ovbench.tasks.fields import Fields
+from ovbench.tasks.load import load_suite, read_yaml
 
 _FOLDER = Path(__file__).resolve().parent.parent / "protocols"
 _KEYS = {"name", "version", "title", "description", "variants"}
+_SUITES = "suites"  # of a file of the user's own: suite → tasks
 SECTIONS = {"understanding": "understanding", "reconstruction": "generation", "generation": "generation"}  # of suites
 
 
@@ -25,6 +28,7 @@ class Protocol:
     description: str
     variants: str  # the protocol whose default variants a bare family name means
     content: Mapping[str, Any]  # the whole file
+    origin: str = ""  # name in the catalogue, or the path of a file: what --protocol took
 
     @property
     def label(self) -> str:
@@ -51,6 +55,28 @@ class Protocol:
             )
         return self.content[name]
 
+    def tasks_of(self, suite: str) -> tuple[str, ...]:
+        """Returns the names of a suite's tasks.
+
+        Raises:
+            ConfigError: The protocol names none for it.
+        """
+        named = self.content.get(_SUITES, {})
+        if suite in named:
+            return Fields(named, named, self.origin).texts(suite)
+        if self.is_own:
+            raise ConfigError(
+                f"the protocol '{self.name}' names no tasks for the suite '{suite}'",
+                where=self.origin,
+                fix=f"add them, e.g. suites: {{{suite}: [pope]}}, or name them: --tasks",
+            )
+        return load_suite(suite, self.name)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a file of the user's own."""
+        return self.origin != self.name
+
     def content_of(self, suite: str) -> dict[str, Any]:
         """Returns what a record of a suite keeps: the head of the file and the section that was used."""
         name = SECTIONS[suite]
@@ -65,23 +91,41 @@ def protocol_names() -> tuple[str, ...]:
 def load_protocol(name: str) -> Protocol:
     """Returns a protocol.
 
+    Args:
+        name: A name of the catalogue, or the path of a YAML file (`./my-recipe.yaml`).
+
     Raises:
         ConfigError: An unknown name (with a suggestion), or a file with unknown or missing keys.
+        DataError: The file cannot be read.
     """
-    import yaml
-
     files = {path.stem: path for path in _FOLDER.glob("*.yaml")}
-    path = lookup(files, name, kind="protocol", where="--protocol", listing="ovbench protocols")
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    own = name.endswith((".yaml", ".yml")) or "/" in name
+    if own:
+        path = Path(name).expanduser().absolute()
+    else:
+        path = lookup(files, name, kind="protocol", where="--protocol", listing="ovbench protocols")
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise ConfigError("a protocol is a mapping", where=str(path), fix="begin with name: …")
     sections = set(SECTIONS.values()) & set(content)
-    if set(content) - sections != _KEYS or not sections:
-        wrong = ", ".join(sorted((set(content) - sections) ^ _KEYS)) or "no section"
+    known = _KEYS | ({_SUITES} & set(content) if own else set())
+    if set(content) - sections != known or not sections:
+        wrong = ", ".join(sorted(map(str, (set(content) - sections) ^ known))) or "no section"
         raise ConfigError(f"the protocol '{name}' has missing or unknown keys: {wrong}", where=str(path))
+    fields = Fields(content, content, path.name)
+    named = fields.text("name")
+    if own and named in files:
+        raise ConfigError(
+            f"the name '{named}' belongs to a protocol of the catalogue",
+            where=f"{path}, name",
+            fix="give yours another name: results are told apart by it",
+        )
     return Protocol(
-        name=content["name"],
-        version=int(content["version"]),
-        title=content["title"],
-        description=content["description"],
-        variants=content["variants"],
+        name=named,
+        version=fields.integer("version", least=1),
+        title=fields.text("title"),
+        description=fields.text("description"),
+        variants=fields.text("variants"),
         content=content,
+        origin=str(path) if own else named,
     )

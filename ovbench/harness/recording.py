@@ -74,9 +74,7 @@ def make_record(job: Job, outcome: Outcome, *, began: float) -> tuple[RunRecord,
         seed=job.seed,
         limit=job.limit,
         encoder=encoder_record(job, outcome.encoder, outcome.tap),
-        protocol=ProtocolRecord(
-            name=job.protocol.name, version=job.protocol.version, content=job.protocol.content_of(job.suite)
-        ),
+        protocol=ProtocolRecord(name=job.protocol.name, version=job.protocol.version, content=_content(job)),
         tasks=tuple(tasks),
         metrics=tuple(metrics),
         steps=tuple(step_record(step) for step in outcome.steps),
@@ -91,6 +89,23 @@ def make_record(job: Job, outcome: Outcome, *, began: float) -> tuple[RunRecord,
         ),
     )
     return record, rows
+
+
+def _content(job: Job) -> dict[str, Any]:
+    """Returns the recipe with what the user put in its place, which keeps such records out of the recipe's tables."""
+    content = job.protocol.content_of(job.suite)
+    options = job.understanding
+    if options is None:
+        return content
+    section = dict(content["understanding"])
+    if options.language_model is not None:
+        section["language_model"] = options.language_model
+    if options.llava is not None:
+        section["given_model"] = True
+    for name in ("scoring", "trust_first_token"):
+        if value := getattr(options, name):
+            section[name] = value
+    return content | {"understanding": section}
 
 
 def _not_scored(spec: TaskSpec, control: str, reason: str) -> MetricValue:

@@ -221,7 +221,7 @@ class _Request:
             {
                 "encoders": [job.encoder.canonical],
                 "suite": job.suite,
-                "protocol": job.protocol.name,
+                "protocol": job.protocol.origin,
                 "tasks": [task.origin if isinstance(task, TaskSpec) else task.name for task in job.tasks],
                 "limit": job.limit,
                 "seeds": [job.seed],
