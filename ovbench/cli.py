@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ovbench.cli_app import Json, Out, Verbose, app, default_out, guarded, print_rows, setup
+from ovbench.cli_compare import compare
 from ovbench.cli_fid import fid
 from ovbench.cli_gen import gen_fid
 from ovbench.cli_plan import plan
@@ -19,6 +20,7 @@ app.command()(run)
 app.command()(fid)
 app.command("gen-fid")(gen_fid)
 app.command()(plan)
+app.command()(compare)
 
 
 def _version(wanted: bool) -> None:

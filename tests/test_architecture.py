@@ -26,6 +26,7 @@ MAY_IMPORT = {
         "results",
         "harness",
         "cli_app",
+        "cli_compare",
         "cli_fid",
         "cli_gen",
         "cli_plan",
@@ -36,6 +37,7 @@ MAY_IMPORT = {
         "testing",
     },
     "cli_app": {"_base", "results"},  # parts of the command line, for itself alone
+    "cli_compare": {"_base", "harness", "cli_app"},
     "cli_fid": {"_base", "results", "harness", "cli_app", "cli_progress"},
     "cli_gen": {"_base", "harness", "cli_app", "cli_records"},
     "cli_run": {"_base", "harness", "cli_app", "cli_records"},
