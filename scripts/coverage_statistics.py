@@ -191,9 +191,9 @@ def rejections(world: World, trials: int, seed: int) -> dict[str, float]:
         gaps = first.influence() - second.influence()
         error = clustered_error(gaps)
         tests: dict[str, Callable[[], float]] = {
-            "swaps of images, accuracy": lambda a=first, b=second, t=trial: swap_test(
-                a, b, label="a", seed=t, num_draws=SWAPS
-            ).p,
+            "swaps of images, accuracy": lambda a=first, b=second, t=trial: (
+                swap_test(a, b, label="a", seed=t, num_draws=SWAPS).p
+            ),
             "swaps of images, F1": lambda f=f1, t=trial: swap_test(*f, label="f", seed=t, num_draws=SWAPS).p,
             "paired t, clustered": lambda a=first, b=second, e=error: t_two_sided(
                 (a.value - b.value) / e, a.num_images - 1
@@ -254,7 +254,7 @@ def main() -> None:
     parser.add_argument("--null-trials", type=int, default=4000, help="of size")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    print(json.dumps(report(arguments.trials, arguments.null_trials, arguments.seed), indent=2))
+    print(json.dumps(report(arguments.trials, arguments.null_trials, arguments.seed), indent=2))  # noqa: T201
 
 
 if __name__ == "__main__":
