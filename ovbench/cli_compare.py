@@ -174,7 +174,7 @@ def _more(entry: MetricDifference) -> list[str]:
             f"by seed {values}; spread over seeds {scale * seeds.spread:.3g}; the seeds alone (these questions): "
             f"p {_p(seeds.p)}; the row above: seeds and questions together"
         )
-    if entry.power is not None:
+    if entry.power is not None and entry.headline:  # of the others, --json has it
         lines.append(_power(entry))
     return lines
 
@@ -182,6 +182,8 @@ def _more(entry: MetricDifference) -> list[str]:
 def _power(entry: MetricDifference) -> str:
     power = entry.power
     assert power is not None, "asked for before"
+    if not entry.difference:
+        return "no number of images finds a difference of 0"
     needs = ", ".join(
         f"{chance} power needs {'more than 10^9' if count is None else count} images"
         for chance, count in power.images.items()

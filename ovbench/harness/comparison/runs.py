@@ -93,7 +93,7 @@ def _candidates(text: str, records: Sequence[RunRecord], store: RunStore, wanted
     specs = sorted({record.encoder.spec for record in records})
     meant = _specs_of(text, records, specs)
     if not meant:
-        _unknown(text, [*by_id, *specs], specs, store)
+        _unknown(text, [*by_id, *specs, *{record.encoder.family for record in records}], specs, store)
     found = [record for record in newest(records) if record.encoder.spec in meant]
     kept = [record for record in found if _fits(record, wanted)]
     if not kept:

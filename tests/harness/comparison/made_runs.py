@@ -80,7 +80,7 @@ def keep_run(
     task_changes: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> RunRecord:
-    """Stores a run; `answers` holds questions and rightness per task. `changes` are of the record, e.g. `seed`, `day`."""
+    """Stores a run; `answers` holds questions and rightness per task, `changes` are of the record."""
     metrics: list[Any] = []
     rows: list[Any] = []
     tasks: list[Any] = []
