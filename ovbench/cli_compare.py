@@ -164,8 +164,8 @@ def _more(entry: MetricDifference) -> list[str]:
     lines = [*entry.notes]
     if entry.reason is not None:
         lines.append(f"not tested: {entry.reason}")
-    if entry.mcnemar_p is not None and entry.headline:
-        lines.append(f"McNemar's mid-p {_p(entry.mcnemar_p)} (one question an image)")
+    if entry.exact_p is not None and entry.headline:
+        lines.append(f"{entry.p_method}; McNemar's exact p {_p(entry.exact_p)}")
     if entry.seeds is not None:
         seeds = entry.seeds
         scale = 100.0 if entry.unit == "fraction" else 1.0

@@ -22,12 +22,13 @@ from ovbench.harness.comparison.result import (
 from ovbench.harness.comparison.runs import Run
 from ovbench.harness.metrics.answer_ratios import Answers, NotCompared, ratios_of
 from ovbench.harness.metrics.paired import PairedScores, compare_scores, mean_of
-from ovbench.harness.metrics.permutation import NUM_DRAWS, mcnemar
+from ovbench.harness.metrics.permutation import NUM_DRAWS, McNemar, mcnemar
 from ovbench.harness.metrics.power import POWERS, images_needed, spread_of
 from ovbench.harness.metrics.ratios import Ratios
 from ovbench.harness.metrics.seeds import OverSeeds, over_seeds
 from ovbench.results.record import MAIN, MetricValue, RunRecord, TaskRecord
 
+MID_P = "McNemar's mid-p, one question an image"
 _SAME = 1e-9  # relative: a recomputed score is the recorded one
 
 
@@ -191,13 +192,14 @@ def _filled(
     if len(found) > 1:
         seeds = over_seeds([entry.value for entry in found], error)
         return _over_seeds(filled, seeds)
+    single = single_questions(*pairs[0])
     return replace(
         filled,
         interval=one.interval,
         other_interval=one.bootstrap if one.interval is one.clustered else one.clustered,
-        p=one.test.p,
-        p_method=one.test.method,
-        mcnemar_p=_mcnemar(*pairs[0]),
+        p=one.test.p if single is None else single.mid_p,
+        p_method=one.test.method if single is None else MID_P,
+        exact_p=None if single is None else single.exact_p,
     )
 
 
@@ -211,12 +213,15 @@ def _num_questions(metric: MetricValue, common: Common) -> int:
     return len(groups) if metric.group is None else sum(name == metric.group for name in groups)
 
 
-def _mcnemar(first: Ratios, second: Ratios) -> float | None:
-    """Returns the mid-p where each image has one question, and each answer is right or wrong."""
+def single_questions(first: Ratios, second: Ratios) -> McNemar | None:
+    """Returns McNemar's test where each image has one question, and each answer is right or wrong; else None.
+
+    Swapping images is then McNemar's exact test, which rejects too rarely; its mid-p is close to its size.
+    """
     single = first.is_mean and first.num.shape[1] == 1 and bool(np.all(first.den == 1))
     if not single or not np.isin(np.concatenate([first.num, second.num]), (0.0, 1.0)).all():
         return None
-    return mcnemar(first.num[:, 0] == 1, second.num[:, 0] == 1).mid_p
+    return mcnemar(first.num[:, 0] == 1, second.num[:, 0] == 1)
 
 
 def _power(metric: MetricValue, value: float, error: float, num_images: int, common: Common) -> Power:

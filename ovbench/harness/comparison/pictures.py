@@ -18,7 +18,7 @@ import numpy as np
 
 from ovbench._base.errors import DataError, OvbenchError
 from ovbench._base.files import read_json
-from ovbench.harness.comparison.answers import Options
+from ovbench.harness.comparison.answers import MID_P, Options, single_questions
 from ovbench.harness.comparison.result import MetricDifference, TaskComparison, untested
 from ovbench.harness.comparison.runs import Run
 from ovbench.harness.generation.picture_parts import Content, read_parts
@@ -29,7 +29,6 @@ from ovbench.harness.metrics.extractor_base import Extractor
 from ovbench.harness.metrics.extractors import load_extractor
 from ovbench.harness.metrics.interval import no_interval
 from ovbench.harness.metrics.paired import compare_scores, mean_of
-from ovbench.harness.metrics.permutation import mcnemar
 from ovbench.harness.metrics.picture_scores import PictureScore, Settings, paired_score_difference, score_sets
 from ovbench.harness.metrics.ratios import Ratios
 from ovbench.harness.metrics.seeds import over_seeds
@@ -56,7 +55,7 @@ class _Tested:
     interval: Interval
     p: float | None
     p_method: str
-    mcnemar_p: float | None = None
+    exact_p: float | None = None
 
 
 def compare_picture_task(
@@ -139,7 +138,7 @@ def _difference(
         return replace(blank, interval=found[0].interval, reason=found[0].interval.method.removeprefix("none: "))
     one = found[0]
     if len(found) == 1:
-        return replace(blank, interval=one.interval, p=one.p, p_method=one.p_method, mcnemar_p=one.mcnemar_p)
+        return replace(blank, interval=one.interval, p=one.p, p_method=one.p_method, exact_p=one.exact_p)
     # The mean of the errors treats the seeds' samples as one: on the safe side, since each seed has its own.
     seeds = over_seeds([entry.first - entry.second for entry in found], fmean(error or 0.0 for error in errors))
     how = f"t of {seeds.interval_both.method.replace('questions', 'pictures')}"
@@ -244,15 +243,15 @@ def _by_picture(first: np.ndarray, second: np.ndarray, name: str, options: Optio
     ones = np.ones((len(first), 1))
     pair = [Ratios(num=values[:, None], den=ones, weights=np.ones(1), is_mean=True) for values in (first, second)]
     found = compare_scores(*pair, label=f"pictures/{name}", seed=options.seed, num_draws=options.num_draws)
-    binary = np.isin(np.concatenate([first, second]), (0.0, 1.0)).all()
+    single = single_questions(*pair)
     return _Tested(
         first=pair[0].value,
         second=pair[1].value,
         error=mean_of([found])[1],
         interval=found.interval,
-        p=found.test.p,
-        p_method=found.test.method,
-        mcnemar_p=mcnemar(first == 1, second == 1).mid_p if binary else None,
+        p=found.test.p if single is None else single.mid_p,
+        p_method=found.test.method if single is None else MID_P,
+        exact_p=None if single is None else single.exact_p,
     )
 
 

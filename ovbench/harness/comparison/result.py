@@ -72,7 +72,7 @@ class MetricDifference:
     other_interval: Interval | None  # made in another way: bootstrap beside clustered, or the other way round
     p: float | None
     p_method: str
-    mcnemar_p: float | None  # mid-p, where each image has one question and a score is right or wrong
+    exact_p: float | None  # McNemar's exact one beside its mid-p, where each image has one question, right or wrong
     family: str  # of Holm's correction
     p_holm: float | None
     verdict: Verdict
@@ -102,7 +102,7 @@ def untested(metric: MetricValue, task: TaskRecord) -> MetricDifference:
         other_interval=None,
         p=None,
         p_method="",
-        mcnemar_p=None,
+        exact_p=None,
         family=HEADLINES if headline else f"{task.name}: other scores",
         p_holm=None,
         verdict="not tested",

@@ -36,4 +36,4 @@ def t_two_sided(statistic: float, dof: float) -> float:
     for low, high in itertools.pairwise(edges):
         angles = (high - low) / 2.0 * _NODES + (high + low) / 2.0
         total += (high - low) / 2.0 * float(np.sum(_WEIGHTS * np.cos(angles) ** (dof - 1.0)))
-    return min(1.0, scale * total)
+    return float(min(1.0, scale * total))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
@@ -186,7 +187,7 @@ def test_repeated_questions_count_once_as_distinct(store: RunStore) -> None:
     ],
 )
 def test_runs_that_cannot_be_compared_are_refused_with_the_reason(
-    store: RunStore, changes: dict[str, object], text: str
+    store: RunStore, changes: dict[str, Any], text: str
 ) -> None:
     samples = questions(4, 2)
     one = keep_run(store, "clip/mini", {"mini-seed": (samples, [True] * 8)})
@@ -248,14 +249,15 @@ def test_partly_right_answers_count_by_their_score(store: RunStore) -> None:
         (path.parent / "record.json").write_text(json.dumps(document))
     entry = _one(compare_runs(*names, out=store.root))
     assert entry.difference == pytest.approx(0.2)
-    assert entry.mcnemar_p is None
+    assert entry.exact_p is None
 
 
 def test_one_question_an_image_gets_mcnemars_p(store: RunStore) -> None:
     names = _two(store, [True] * 30 + [False] * 10, [True] * 15 + [False] * 15 + [True] * 5 + [False] * 5, per_image=1)
     entry = _one(compare_runs(*names, out=store.root))
-    assert entry.mcnemar_p == pytest.approx(0.0266, abs=5e-4)  # 15 against 5
-    assert entry.p == pytest.approx(0.0414, abs=0.008)
+    assert entry.p == pytest.approx(0.0266039, abs=1e-6)  # 15 against 5
+    assert entry.exact_p == pytest.approx(0.0413895, abs=1e-6)
+    assert entry.p_method == "McNemar's mid-p, one question an image"
 
 
 def test_the_comparison_is_plain_json(store: RunStore, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_the_error_of_a_mean_is_that_of_its_interval() -> None:
     generator = np.random.default_rng(0)
     values = generator.integers(0, 2, size=120).astype(float)
     images = generator.integers(0, 30, size=120)
-    num, den = np.bincount(images, weights=values, minlength=30), np.bincount(images, minlength=30).astype(float)
+    num, den = (np.bincount(images, weights=part, minlength=30).astype(float) for part in (values, np.ones(120)))
     ratios = Ratios(num=num[:, None], den=den[:, None], weights=np.ones(1), is_mean=True)
     interval = mean_interval(values, [f"{image:02d}" for image in images])
     assert interval.low is not None
