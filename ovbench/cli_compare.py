@@ -10,6 +10,7 @@ from ovbench.cli_app import Json, Out, Verbose, guarded, print_rows, setup
 
 if TYPE_CHECKING:
     from ovbench.harness.comparison.result import Comparison, MetricDifference, TaskComparison
+    from ovbench.harness.metrics.base import Interval
 
 _SHOWN_IDS = 5
 
@@ -132,21 +133,26 @@ def _name(entry: MetricDifference) -> str:
     return entry.metric if entry.group is None else f"{entry.metric}[{entry.group}]"
 
 
-def _row(entry: MetricDifference) -> dict[str, Any]:
+def _shown(entry: MetricDifference, value: float | None, sign: str = "") -> str:
+    if value is None:
+        return "—"
     scale = 100.0 if entry.unit == "fraction" else 1.0
-    interval = entry.interval
+    return f"{scale * value:{sign}.2f}" if entry.unit in ("fraction", "points") else f"{value:{sign}.4g}"
 
-    def shown(value: float | None, sign: str = "") -> str:
-        if value is None:
-            return "—"
-        return f"{scale * value:{sign}.2f}" if entry.unit in ("fraction", "points") else f"{value:{sign}.4g}"
 
+def _range(entry: MetricDifference, interval: Interval) -> str:
+    if interval.low is None:
+        return "—"
+    return f"[{_shown(entry, interval.low, '+')}, {_shown(entry, interval.high, '+')}]"
+
+
+def _row(entry: MetricDifference) -> dict[str, Any]:
     return {
         "score": _name(entry) + (" %" if entry.unit == "fraction" else ""),
-        "A": shown(entry.first),
-        "B": shown(entry.second),
-        "A − B": shown(entry.difference, "+"),
-        "95% interval": "—" if interval.low is None else f"[{shown(interval.low, '+')}, {shown(interval.high, '+')}]",
+        "A": _shown(entry, entry.first),
+        "B": _shown(entry, entry.second),
+        "A − B": _shown(entry, entry.difference, "+"),
+        "95% interval": _range(entry, entry.interval),
         "p": _p(entry.p),
         "p Holm": _p(entry.p_holm),
         "n": entry.n,
@@ -166,17 +172,24 @@ def _more(entry: MetricDifference) -> list[str]:
         lines.append(f"not tested: {entry.reason}")
     if entry.exact_p is not None and entry.headline:
         lines.append(f"{entry.p_method}; McNemar's exact p {_p(entry.exact_p)}")
-    if entry.seeds is not None:
-        seeds = entry.seeds
-        scale = 100.0 if entry.unit == "fraction" else 1.0
-        values = ", ".join(f"{scale * value:+.4g}" for value in seeds.by_seed)
-        lines.append(
-            f"by seed {values}; spread over seeds {scale * seeds.spread:.3g}; the seeds alone (these questions): "
-            f"p {_p(seeds.p)}; the row above: seeds and questions together"
-        )
+    if entry.seeds is not None and entry.headline:  # of the others, --json has it
+        lines += _seeds(entry)
     if entry.power is not None and entry.headline:  # of the others, --json has it
         lines.append(_power(entry))
     return lines
+
+
+def _seeds(entry: MetricDifference) -> list[str]:
+    seeds = entry.seeds
+    assert seeds is not None, "there are several"
+    values = ", ".join(_shown(entry, value, "+") for value in seeds.by_seed)
+    within, between = _range(entry, seeds.interval_questions), _range(entry, seeds.interval_seeds)
+    return [
+        f"A − B by seed {values}; spread over seeds {_shown(entry, seeds.spread)}",
+        f"within these runs (other questions, these trainings): {within}",
+        f"between seeds (other trainings, these questions): {between}, p {_p(seeds.p_seeds)}",
+        "the row above counts both",
+    ]
 
 
 def _power(entry: MetricDifference) -> str:

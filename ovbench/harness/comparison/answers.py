@@ -17,6 +17,7 @@ from ovbench.harness.comparison.result import (
     MetricDifference,
     Power,
     TaskComparison,
+    bounded,
     untested,
 )
 from ovbench.harness.comparison.runs import Run
@@ -190,12 +191,12 @@ def _filled(
         power=_power(metric, value, error, one.num_images, common) if options.power else None,
     )
     if len(found) > 1:
-        seeds = over_seeds([entry.value for entry in found], error)
+        seeds = over_seeds([entry.value for entry in found], error, max(1, one.num_images - 1))
         return _over_seeds(filled, seeds)
     single = single_questions(*pairs[0])
     return replace(
         filled,
-        interval=one.interval,
+        interval=bounded(one.interval, metric.unit),
         other_interval=one.bootstrap if one.interval is one.clustered else one.clustered,
         p=one.test.p if single is None else single.mid_p,
         p_method=one.test.method if single is None else MID_P,
@@ -205,7 +206,9 @@ def _filled(
 
 def _over_seeds(filled: MetricDifference, seeds: OverSeeds) -> MetricDifference:
     how = f"t of {seeds.interval_both.method}"
-    return replace(filled, interval=seeds.interval_both, p=seeds.p_both, p_method=how, seeds=seeds)
+    return replace(
+        filled, interval=bounded(seeds.interval_both, filled.unit), p=seeds.p_both, p_method=how, seeds=seeds
+    )
 
 
 def _num_questions(metric: MetricValue, common: Common) -> int:

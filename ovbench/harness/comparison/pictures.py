@@ -19,7 +19,7 @@ import numpy as np
 from ovbench._base.errors import DataError, OvbenchError
 from ovbench._base.files import read_json
 from ovbench.harness.comparison.answers import MID_P, Options, single_questions
-from ovbench.harness.comparison.result import MetricDifference, TaskComparison, untested
+from ovbench.harness.comparison.result import MetricDifference, TaskComparison, bounded, untested
 from ovbench.harness.comparison.runs import Run
 from ovbench.harness.generation.picture_parts import Content, read_parts
 from ovbench.harness.generation.picture_tasks import against_pictures, layers_of
@@ -142,7 +142,7 @@ def _difference(
     # The mean of the errors treats the seeds' samples as one: on the safe side, since each seed has its own.
     seeds = over_seeds([entry.first - entry.second for entry in found], fmean(error or 0.0 for error in errors))
     how = f"t of {seeds.interval_both.method.replace('questions', 'pictures')}"
-    return replace(blank, interval=seeds.interval_both, p=seeds.p_both, p_method=how, seeds=seeds)
+    return replace(blank, interval=bounded(seeds.interval_both, metric.unit), p=seeds.p_both, p_method=how, seeds=seeds)
 
 
 def _test(task: TaskRecord, one: RunRecord, two: RunRecord, cache: Path, options: Options) -> dict[str, _Tested]:

@@ -116,6 +116,13 @@ def untested(metric: MetricValue, task: TaskRecord) -> MetricDifference:
     )
 
 
+def bounded(interval: Interval, unit: str) -> Interval:
+    """Returns an interval of a difference; two fractions are at most 1 apart."""
+    if unit != "fraction" or interval.low is None or interval.high is None:
+        return interval
+    return replace(interval, low=max(-1.0, interval.low), high=min(1.0, interval.high))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskComparison:
     """Everything about one task."""

@@ -209,7 +209,7 @@ def _mme(categories: tuple[str, ...]) -> Build:
                 raise NotCompared(f"'{name}' was not asked in pairs")
             num += [answers.correct * counts, both * counts]
             den += [counts, pairs * counts]
-        return _made(answers, num, den, [100.0] * len(num), is_mean=True)
+        return _made(answers, num, den, [100.0] * len(num), is_mean=False)  # intervals by bootstrap, as MME's scorer
 
     return build
 

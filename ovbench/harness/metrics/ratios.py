@@ -19,8 +19,8 @@ from ovbench.harness.metrics.interval import Floats
 class Ratios:
     """A score, image by image.
 
-    Where the denominators count questions, the score is a mean (`is_mean`), and two runs that answer the same questions
-    have the same denominators. Where they count answers (precision, F1), it is a ratio of two random sums.
+    Where the denominators count questions, the score may be taken as a mean (`is_mean`): two runs that answer the same
+    questions have the same denominators. Where they count answers (precision, F1), it is a ratio of two random sums.
     """
 
     num: Floats = field(repr=False)  # [G, J]

@@ -26,18 +26,20 @@ class OverSeeds:
     value: float  # mean over the seeds
     by_seed: tuple[float, ...]
     spread: float  # sample standard deviation over seeds
-    interval: Interval  # of the seeds alone: the questions as they are
-    p: float  # of the seeds alone: paired t
+    interval_questions: Interval  # of the questions alone: these trainings as they are
+    interval_seeds: Interval  # of the seeds alone: these questions as they are
+    p_seeds: float  # of the seeds alone: paired t
     interval_both: Interval  # of seeds and questions together
     p_both: float
 
 
-def over_seeds(by_seed: Sequence[float], error: float) -> OverSeeds:
+def over_seeds(by_seed: Sequence[float], error: float, dof: float = math.inf) -> OverSeeds:
     """Returns what at least two seeds say of a difference.
 
     Args:
         by_seed: The difference under each seed.
         error: Standard error over the questions of the mean over seeds.
+        dof: Its degrees of freedom: images - 1.
     """
     count = len(by_seed)
     assert count >= 2, "one seed has no spread"
@@ -49,20 +51,27 @@ def over_seeds(by_seed: Sequence[float], error: float) -> OverSeeds:
         method = f"paired t over {count} seeds, the questions as they are"
         alone = Interval(low=mean - half, high=mean + half, method=method)
         p = t_two_sided(mean / math.sqrt(seeds), count - 1)
+    questions = no_interval("no answer differs")
+    if error > 0:
+        half = t_quantile(dof) * error
+        questions = Interval(
+            low=mean - half, high=mean + half, method="over the questions, these trainings as they are"
+        )
     total = error**2 + seeds
     both, p_both = no_interval("no answer differs"), 1.0
     if total > 0:
-        dof = (count - 1) * (total / seeds) ** 2 if seeds > 0 else math.inf
-        half = t_quantile(dof) * math.sqrt(total)
+        dof_both = (count - 1) * (total / seeds) ** 2 if seeds > 0 else math.inf
+        half = t_quantile(dof_both) * math.sqrt(total)
         method = f"{count} seeds and their questions, Satterthwaite t"
         both = Interval(low=mean - half, high=mean + half, method=method)
-        p_both = t_two_sided(mean / math.sqrt(total), dof)
+        p_both = t_two_sided(mean / math.sqrt(total), dof_both)
     return OverSeeds(
         value=mean,
         by_seed=tuple(by_seed),
         spread=spread,
-        interval=alone,
-        p=p,
+        interval_questions=questions,
+        interval_seeds=alone,
+        p_seeds=p,
         interval_both=both,
         p_both=p_both,
     )

@@ -113,7 +113,8 @@ def test_several_seeds_keep_seed_spread_apart_from_question_error(store: RunStor
     assert found.first.seeds == (0, 1, 2)
     assert entry.seeds is not None
     assert entry.seeds.spread == pytest.approx(np.std(entry.seeds.by_seed, ddof=1))
-    assert entry.seeds.interval.method == "paired t over 3 seeds, the questions as they are"
+    assert entry.seeds.interval_seeds.method == "paired t over 3 seeds, the questions as they are"
+    assert entry.seeds.interval_questions.method == "over the questions, these trainings as they are"
     assert "3 seeds and their questions" in entry.interval.method
     assert "one seed" not in " ".join(found.warnings)
 
@@ -282,3 +283,12 @@ def test_settings_that_differ_are_listed_and_equal_ones_are_not(store: RunStore)
     assert listed["encoder spec"] == ("clip/mini", "siglip/mini", False)
     assert "seed" not in listed
     assert not any(entry.breaks for entry in found.settings)
+
+
+def test_a_difference_of_fractions_stays_between_minus_1_and_1(store: RunStore) -> None:
+    samples = questions(6, 2)
+    for seed, rights in ((0, ([True] * 12, [False] * 12)), (1, ([False] * 12, [True] * 12))):
+        for name, right in zip(("clip/mini", "siglip/mini"), rights, strict=True):
+            keep_run(store, name, {"mini-seed": (samples, right)}, seed=seed)
+    entry = _one(compare_runs("clip/mini", "siglip/mini", out=store.root))
+    assert (entry.interval.low, entry.interval.high) == (-1.0, 1.0)
