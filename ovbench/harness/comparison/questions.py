@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -64,11 +64,8 @@ def _or_none(value: Any) -> Any:
 
 
 def _extra(value: Any) -> Mapping[str, str]:
-    value = _or_none(value)
-    if value is None:
-        return {}
-    pairs: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, Mapping) else value  # a map reads as pairs
-    return {str(key): str(part) for key, part in pairs if part is not None}
+    value = _or_none(value)  # files of before have no such column
+    return {} if value is None else {str(key): str(part) for key, part in value.items()}
 
 
 def align(runs: Sequence[tuple[Answers, Answers]]) -> Common:
