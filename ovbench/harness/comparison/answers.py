@@ -149,6 +149,8 @@ def _ratios(
         if stored.value is None:
             raise NotCompared(f"no value in {record.run_id}: {stored.reason}")
         again = ratios_of(metric.name, metric.group, everything).value
+        if math.isnan(again):
+            raise NotCompared(f"it is 0 / 0 in {record.run_id}")
         if not math.isclose(again, stored.value, rel_tol=_SAME, abs_tol=_SAME):
             raise NotCompared(f"the stored answers of {record.run_id} give {again:.6g}, its record {stored.value:.6g}")
         ratios = ratios_of(metric.name, metric.group, answers)

@@ -292,3 +292,13 @@ def test_a_difference_of_fractions_stays_between_minus_1_and_1(store: RunStore) 
             keep_run(store, name, {"mini-seed": (samples, right)}, seed=seed)
     entry = _one(compare_runs("clip/mini", "siglip/mini", out=store.root))
     assert (entry.interval.low, entry.interval.high) == (-1.0, 1.0)
+
+
+def test_a_score_that_one_run_has_no_value_of_stands_with_the_reason(store: RunStore) -> None:
+    samples = questions(10, 4, kind="yesno")
+    always_no = [sample.answer == "no" for sample in samples]
+    keep_run(store, "clip/mini", {"mini-pope": (samples, clustered(0, 10, 4, 0.8))})
+    mute = keep_run(store, "siglip/mini", {"mini-pope": (samples, always_no)})
+    entry = _one(compare_runs("clip/mini", "siglip/mini", out=store.root), "precision")
+    assert (entry.p, entry.difference, entry.verdict) == (None, None, "not tested")
+    assert entry.reason == f"no value in {mute.run_id}: no question was answered yes"
