@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from ovbench._base.errors import OvbenchError
-    from ovbench.api import fid, gen_fid, leaderboard, rescore, run
+    from ovbench.api import compare, fid, gen_fid, leaderboard, rescore, run
     from ovbench.encoders.base import Encoder, Family, LoadRequest, Normalisation, PreprocessSpec, Tap, Variant
     from ovbench.encoders.modeling.tokens import Network, TokenEncoder
     from ovbench.encoders.plugins import register_encoder
@@ -26,6 +26,7 @@ __all__ = [
     "TokenEncoder",
     "Variant",
     "__version__",
+    "compare",
     "fid",
     "gen_fid",
     "leaderboard",
@@ -46,6 +47,7 @@ _WHERE = {
     "Tap": "ovbench.encoders.base",
     "TokenEncoder": "ovbench.encoders.modeling.tokens",
     "Variant": "ovbench.encoders.base",
+    "compare": "ovbench.api",
     "fid": "ovbench.api",
     "gen_fid": "ovbench.api",
     "leaderboard": "ovbench.api",

@@ -11,6 +11,7 @@ from ovbench._base.paths import runs_dir
 if TYPE_CHECKING:
     import pandas
 
+    from ovbench.harness.comparison.result import Comparison
     from ovbench.harness.generation.options_config import GenerationOptions
     from ovbench.harness.metrics.fid_audit import AuditRequest
     from ovbench.harness.metrics.fid_report import FidReport
@@ -175,6 +176,61 @@ def rescore(
     from ovbench.harness.rescore import rescore as score_again
 
     return score_again(run, protocol, out=Path(out) if out is not None else runs_dir(), task=task, control=control)
+
+
+def compare(
+    first: str | Path,
+    second: str | Path,
+    *,
+    suite: str | None = None,
+    protocol: str | None = None,
+    seeds: Sequence[int] = (),
+    limit: int | None = None,
+    everything: bool = False,
+    power: bool = False,
+    flips: int = 0,
+    force: bool = False,
+    draws: int = 10_000,
+    draw_seed: int = 0,
+    out: Path | str | None = None,
+) -> list[Comparison]:
+    """Compares two encoders or runs, paired by question or picture; differences are first - second.
+
+    docs/statistics.md says what is computed.
+
+    Args:
+        first: Run id, run folder, or encoder spec.
+        second: Likewise.
+        suite: Only this suite.
+        protocol: Only runs of this protocol.
+        seeds: Only these; empty: all that both have.
+        limit: Only runs with this limit.
+        everything: Groups of all scores, not of the headline alone.
+        power: Also how many images would tell the two apart.
+        flips: So many flipped answers of each task.
+        force: Compare common questions though protocol, task or data differ.
+        draws: Swaps that the test tries.
+        draw_seed: Of bootstrap and swaps.
+        out: Folder of run records; None: `$OVBENCH_RUNS` or `./runs`.
+
+    Returns:
+        One comparison per suite; `comparison.to_dict()` is plain JSON.
+
+    Raises:
+        OvbenchError: Anything that the user can mend; its text says what, where and how.
+    """
+    from ovbench.harness.compare import compare_runs
+    from ovbench.harness.comparison.answers import Options
+    from ovbench.harness.comparison.runs import Wanted
+
+    return compare_runs(
+        str(first),
+        str(second),
+        out=None if out is None else Path(out),
+        wanted=Wanted(suite=suite, protocol=protocol, seeds=tuple(seeds), limit=limit),
+        options=Options(seed=draw_seed, num_draws=draws, everything=everything, power=power, num_flips=flips),
+        force=force,
+    )
 
 
 def fid(

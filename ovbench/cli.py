@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ovbench.cli_app import Json, Out, Verbose, app, default_out, guarded, print_rows, setup
+from ovbench.cli_compare import compare
 from ovbench.cli_data import data_app
 from ovbench.cli_export import export
 from ovbench.cli_fid import fid
@@ -25,6 +26,7 @@ app.command("gen-fid")(gen_fid)
 app.command()(plan)
 app.add_typer(data_app, name="data")
 app.command()(rescore)
+app.command()(compare)
 
 
 def _version(wanted: bool) -> None:

@@ -28,6 +28,7 @@ MAY_IMPORT = {
         "cli_app",
         "cli_data",
         "cli_export",
+        "cli_compare",
         "cli_fid",
         "cli_gen",
         "cli_plan",
@@ -41,6 +42,7 @@ MAY_IMPORT = {
     "cli_app": {"_base", "results"},  # parts of the command line, for itself alone
     "cli_data": {"_base", "tasks", "cli_app"},
     "cli_export": {"_base", "harness", "cli_app"},
+    "cli_compare": {"_base", "harness", "cli_app"},
     "cli_fid": {"_base", "results", "harness", "cli_app", "cli_progress"},
     "cli_gen": {"_base", "harness", "cli_app", "cli_records"},
     "cli_run": {"_base", "harness", "cli_app", "cli_records"},
