@@ -39,8 +39,13 @@ def without_guidance(record: RunRecord) -> RunRecord:
     if given:
         content["given"] = given
     name, *departures = record.protocol.name.split(", ")
-    kept = [text for text in departures if not text.startswith(("guidance ", "given "))]
-    kept += [f"given {' + '.join(given)}"] if given else []
+    kept: list[str] = []
+    for text in departures:
+        if text.startswith("given "):
+            names = [word for word in text.removeprefix("given ").split(" + ") if word != "guide"]
+            kept += [f"given {' + '.join(names)}"] if names else []
+        elif not text.startswith("guidance "):
+            kept.append(text)
     tasks = tuple(replace(task, scorer=_GUIDANCE.sub("", task.scorer)) for task in record.tasks)
     protocol = replace(record.protocol, name=", ".join([name, *kept]), content=content)
     return replace(record, protocol=protocol, tasks=tasks)

@@ -23,8 +23,8 @@ from ovbench.results.store import newest
 from ovbench.results.table_notes import notes_of
 from ovbench.results.titles import told_apart
 
-__all__ = ["NFE", "PICTURE_KINDS", "Cell", "Column", "ComparisonTable", "Mark", "Row", "build_tables"]
-NFE = "NFE"  # velocities that the solver asked for, per sample; a column of sweeps
+__all__ = ["COSTS", "PICTURE_KINDS", "Cell", "Column", "ComparisonTable", "Mark", "Row", "build_tables"]
+COSTS = ("NFE", "network passes")  # per sample: velocities that the solver asked for, and runs; columns of sweeps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -243,7 +243,7 @@ def _rows_of_sweep(records: Sequence[RunRecord], guidance: Callable[[RunRecord],
         groups.setdefault(guidance(record), []).append(record)
     rows: list[Row] = []
     for text in sorted(groups, key=_strength):
-        (row,) = _labelled([_row(groups[text], with_nfe=True)])
+        (row,) = _labelled([_row(groups[text], with_costs=True)])
         rows.append(replace(row, label=f"{row.label} {text}", guidance=text))
     return rows
 
@@ -277,7 +277,7 @@ def _kind(record: RunRecord) -> Literal["encoder", "control", "untrained"]:
     return "control" if record.encoder.control else "encoder"
 
 
-def _row(records: Sequence[RunRecord], *, with_nfe: bool = False) -> Row:
+def _row(records: Sequence[RunRecord], *, with_costs: bool = False) -> Row:
     found: dict[Column, dict[int, MetricValue]] = {}
     used: dict[tuple[str, int], RunRecord] = {}
     for record in records:  # newest first: the first record of a (task, seed) is the one that counts
@@ -285,7 +285,7 @@ def _row(records: Sequence[RunRecord], *, with_nfe: bool = False) -> Row:
             if (task.name, record.seed) in used:
                 continue
             used[task.name, record.seed] = record
-            for metric in (*record.metrics, *([_nfe(record, task)] if with_nfe else [])):
+            for metric in (*record.metrics, *(_costs(record, task) if with_costs else [])):
                 if metric.task == task.name:
                     found.setdefault(_column(metric, task), {})[record.seed] = metric
     newest_record = records[0]
@@ -317,23 +317,26 @@ def _ignores_seed(record: RunRecord, found: Mapping[Column, Mapping[int, MetricV
     return same and len(seeds) == 1 and len(seeds.pop()) > 1
 
 
-def _nfe(record: RunRecord, task: TaskRecord) -> MetricValue:
-    """Returns how often the solver asked for a velocity, as a column of its own: neither way is better."""
-    cost = next((entry for entry in record.measurements if entry.name == NFE), None)
-    return MetricValue(
-        task=task.name,
-        name=NFE,
-        control=MAIN,
-        group=None,
-        value=None if cost is None else cost.value,
-        unit="per sample",
-        higher_is_better=None,
-        n=task.n,
-        low=None,
-        high=None,
-        interval="none: a count",
-        reason="it was not recorded" if cost is None else cost.reason,
-    )
+def _costs(record: RunRecord, task: TaskRecord) -> list[MetricValue]:
+    """Returns what a sample cost, as columns of their own: neither way is better."""
+    known = {entry.name: entry for entry in record.measurements}
+    return [
+        MetricValue(
+            task=task.name,
+            name=name,
+            control=MAIN,
+            group=None,
+            value=known[name].value if name in known else None,
+            unit="per sample",
+            higher_is_better=None,
+            n=task.n,
+            low=None,
+            high=None,
+            interval="none: a count",
+            reason=known[name].reason if name in known else "it was not recorded",
+        )
+        for name in COSTS
+    ]
 
 
 def _labelled(rows: Sequence[Row]) -> list[Row]:
@@ -345,7 +348,7 @@ def _column_order(
     column: Column, tasks: Mapping[str, TaskRecord], records: Sequence[RunRecord]
 ) -> tuple[int, int, int, int, int, str]:
     task = tasks[column.task]
-    names = list(dict.fromkeys([NFE, *(metric.name for record in records for metric in record.metrics)]))
+    names = list(dict.fromkeys([*COSTS, *(metric.name for record in records for metric in record.metrics)]))
     controls = [*CONTROLS, column.control]
     groups = [None, *task.groups, column.group]
     return (

@@ -102,14 +102,18 @@ def test_autoguidance_changes_the_samples_and_a_scale_of_one_does_not(gen: Gen, 
     assert scores["guidance auto:3"] != scores["guidance auto:1"]
 
 
-def test_a_sweep_has_a_record_and_a_table_each(gen: Gen, parts: Parts) -> None:
+def test_a_sweep_has_a_record_each_and_one_table_with_the_cost_of_each(gen: Gen, parts: Parts) -> None:
     done = gen(*parts.words, "--guidance", "none", "--guidance", "cfg:1.5", "--guidance", "cfg:2")
     records = [record for record in done.records if record["suite"] == "generation"]
     assert len(records) == 3
     assert len({value(record, "FD-wardrobe") for record in records}) == 3
     assert {measured(record, "network passes") for record in records} == {5, 10}
-    for text in ("guidance cfg:1.5", "guidance cfg:2", "mini-smoke, given"):
-        assert text in done.out
+    (title,) = (line for line in done.out.splitlines() if line.startswith("generation"))
+    assert "mini-smoke, given decoder + stats + dit v1" in title
+    assert "sweep of guidance" in title
+    assert "NFE per sample" in done.out
+    rows = [line.split()[1] for line in done.out.splitlines() if line.startswith("clip/mini ")]
+    assert rows[:3] == ["none", "cfg:1.5", "cfg:2"]
 
 
 def test_other_given_weights_are_no_newer_run_of_the_same(gen: Gen, parts: Parts, tmp_path: Path) -> None:

@@ -135,14 +135,10 @@ def test_a_sweep_is_one_table_with_a_row_per_guidance_and_its_cost(make: Any) ->
     assert [row.guidance for row in table.rows[:-1]] == ["none", "cfg:1.5@0.1-0.9", "cfg:12"]
     (cost,) = (column for column in table.columns if column.metric == "NFE")
     assert [row.cell(cost).value for row in table.rows[:2]] == [25.0, 25.0]
-    assert row_reason(table, cost) == "not known"
+    assert table.rows[2].cell(cost).reason == "not known"
     shown = text([table])
     assert "NFE per sample" in shown
     assert "the best of several guidances was chosen by the score itself" in shown
-
-
-def row_reason(table: ComparisonTable, column: Any) -> str | None:
-    return table.rows[2].cell(column).reason
 
 
 def test_a_sweep_takes_autoguidance_beside_none_and_tells_guides_apart(make: Any) -> None:

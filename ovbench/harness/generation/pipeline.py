@@ -7,7 +7,7 @@ the end: where the scores are cached, nothing before them is touched.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ovbench.harness.generation.picture_tasks import (
     TaskScore,
     against_adm,
     against_pictures,
+    few_pictures,
     layers_of,
     score_pictures,
     score_values,
@@ -42,7 +43,7 @@ from ovbench.harness.steps import Step, StepCache, StepResult
 from ovbench.harness.training import Progress
 from ovbench.tasks.pictures import READ_BACK, PictureTask
 
-SCORES, SAMPLES_SHEET, PAIRS_SHEET = "scores.json", "samples.png", "reconstructions.png"
+SCORES, COST, SAMPLES_SHEET, PAIRS_SHEET = "scores.json", "cost.json", "samples.png", "reconstructions.png"
 _STILL_FALLING = 0.10  # share by which a distance falls after the last probe before the training counts as unfinished
 
 
@@ -67,7 +68,7 @@ class Outcome:
     scores: list[PictureScores] = field(default_factory=list)
     steps: list[StepResult] = field(default_factory=list)
     health: Mapping[str, Any] = field(default_factory=dict)
-    evaluations: Evaluations | None = None  # None: samples came from the cache
+    evaluations: Evaluations | None = None  # of a sample; None: none were scored, or it is not known
     throughput: Mapping[str, tuple[float, str]] = field(default_factory=dict)  # what was made now → rate and unit
     files: dict[str, Path] = field(default_factory=dict)  # name in the run's folder → file
     warnings: list[str] = field(default_factory=list)
@@ -107,7 +108,7 @@ class GenerationRun:
         if self.setting.pictures is not None and any(task.kind == "generation" for task in self.setting.tasks):
             outcome.health = self.autoencoder.health()
         outcome.steps = [self.runner.result(step) for step in self.steps()]
-        outcome.throughput, outcome.evaluations = self.runner.throughput, self.sampling.evaluations
+        outcome.throughput = self.runner.throughput
         return outcome
 
     def steps(self) -> list[Step]:
@@ -173,6 +174,7 @@ class GenerationRun:
         step = self._reconstruction_step(task)
         path = self.runner.obtain(step, f"scores ({task.name})", (originals_of, made_of), build).path
         outcome.files[PAIRS_SHEET] = path / PAIRS_SHEET
+        outcome.warnings += few_pictures(task, extractor.info, setting.test.num_pictures)
         return PictureScores(
             task=task,
             extractor=extractor,
@@ -232,6 +234,8 @@ class GenerationRun:
                 found[key] = [score.to_dict() for score in scores]
                 progress(number + 1, len(contents))
             write_json(out / SCORES, found)
+            if (cost := self.sampling.evaluations(contents[None])) is not None:
+                write_json(out / COST, asdict(cost))
             self._save_sheet(out / SAMPLES_SHEET, contents[None])
 
         def compared() -> None:
@@ -243,12 +247,18 @@ class GenerationRun:
         parents = [lambda moment=moment: self.sampling.samples(moment, extractor, layers) for moment in moments]
         path = self.runner.obtain(step, f"scores ({task.name})", (*parents, compared), build).path
         outcome.files[SAMPLES_SHEET] = path / SAMPLES_SHEET
+        # Scores of an older version do not say it; of a fixed grid it is known all the same.
+        stored_cost = Evaluations(**read_json(path / COST)) if (path / COST).is_file() else None
+        outcome.evaluations = stored_cost or self.sampling.evaluations(None)
         stored = _read_scores(path / SCORES)
         groups = tuple(moment_name(moment) for moment in self._moments)
         by_group: dict[str | None, list[TaskScore]] = {None: stored["scores"]}
         by_group |= {group: stored[f"scores at {group}"] for group in groups}
         if (warning := _unfinished(task, by_group, groups)) is not None:
             outcome.warnings.append(warning)
+        compared = None if task.reference == "adm" else setting.test.num_pictures
+        expected, count = setting.recipe.sampling.num_samples, setting.sampling.num_samples
+        outcome.warnings += few_pictures(task, extractor.info, count, expected=expected, num_compared=compared)
         return PictureScores(
             task=task,
             extractor=extractor,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from ovbench._base.seeding import derive
 from ovbench.harness.generation.autoencoder_steps import AutoencoderSteps
+from ovbench.harness.generation.budget import guided_evaluations
 from ovbench.harness.generation.flow_config import GuidanceConfig, SamplingConfig
 from ovbench.harness.generation.latents import unfold
 from ovbench.harness.generation.network import Stage2Network
@@ -19,7 +22,7 @@ from ovbench.harness.generation.picture_parts import Content, Made
 from ovbench.harness.generation.sampling import Evaluations, Sampler, group_size_of
 from ovbench.harness.generation.setting import Setting
 from ovbench.harness.generation.slots import Group
-from ovbench.harness.generation.step_runner import StepRunner
+from ovbench.harness.generation.step_runner import Counted, StepRunner
 from ovbench.harness.generation.train_dit import train_dit, weights_name
 from ovbench.harness.metrics.extractor_base import Extractor
 from ovbench.harness.steps import Step, StepResult
@@ -27,6 +30,7 @@ from ovbench.harness.training import Progress
 
 SHEET_COLUMNS = 10  # samples of a class that are kept to be looked at
 _SHEET_PICTURES = 100  # at most
+EVALUATIONS = "evaluations"  # of each sample: velocities, passes of the network and of the guide, int32 [N, 3]
 UNTRAINED = "untrained"  # the moment before the first update
 
 
@@ -41,7 +45,6 @@ class SamplingSteps:
 
     def __init__(self, setting: Setting, runner: StepRunner, autoencoder: AutoencoderSteps) -> None:
         self.setting, self.runner, self.autoencoder = setting, runner, autoencoder
-        self.evaluations: Evaluations | None = None  # what each sample cost; None: none were made now
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -73,7 +76,7 @@ class SamplingSteps:
         data = setting.train
 
         def build(out: Path, work: Path, progress: Progress) -> None:
-            began = time.monotonic()
+            began, counted = time.monotonic(), Counted(progress)
             weights = train_dit(
                 self.autoencoder.normalised,
                 data.labels(range(data.num_pictures)),
@@ -85,11 +88,10 @@ class SamplingSteps:
                 processes=setting.processes,
                 sharding=setting.options.sharding,
                 compile=setting.options.compile,
-                progress=progress,
+                progress=counted,
             )
             self.runner.keep_training(out, work, [weights, *(work / weights_name(probe) for probe in recipe.probes)])
-            samples = recipe.optimiser.num_steps(data.num_pictures) * recipe.optimiser.batch_size
-            self.runner.speed("train dit", samples, began, "images/s")
+            self.runner.speed("train dit", counted.count * recipe.optimiser.batch_size, began, "images/s")
 
         return self.runner.obtain(self.dit_step, "dit", (lambda: self.autoencoder.stats,), build)
 
@@ -174,10 +176,12 @@ class SamplingSteps:
             ((_, made),) = sampler().passes(group.indices)
             latents = unfold(group.fill(made.latents), setting.fold)
             images = self.autoencoder.rae.decode_u8(latents, setting.sampling.quantise).cpu().numpy()
-            return Made(images_u8=images, values={"labels": made.labels.numpy()})
+            spent = np.asarray(astuple(sampler().evaluations), dtype=np.int32)
+            costs = np.repeat(spent[None], len(made.labels), axis=0)
+            return Made(images_u8=images, values={"labels": made.labels.numpy(), EVALUATIONS: costs})
 
         label = "samples" if moment is None else f"samples ({moment_name(moment)})"
-        found = self.runner.passes(
+        return self.runner.passes(
             step,
             label,
             (self._dit_or_given, lambda: self.autoencoder.rae),
@@ -189,9 +193,27 @@ class SamplingSteps:
             extractor=extractor,
             layers=layers,
         )
-        if moment is None and kept:
-            self.evaluations = kept[0].evaluations
-        return found
+
+    def evaluations(self, content: Content | None) -> Evaluations | None:
+        """Returns how often networks ran for a sample of the end, the mean over all of them; None: not known.
+
+        Args:
+            content: The samples, where they are at hand. Where they do not say it, or are not, a fixed grid does.
+        """
+        if content is not None and EVALUATIONS in content.values:
+            velocities, network, guide = content.values[EVALUATIONS].mean(axis=0).tolist()
+            return Evaluations(velocities=velocities, network=network, guide=guide)
+        config = self.setting.sampling.sampler
+        counts = guided_evaluations(config, self.setting.shift)
+        if counts is None:
+            return None
+        velocities, guided = counts
+        kind = config.guidance.kind
+        return Evaluations(
+            velocities=velocities,
+            network=velocities + (guided if kind == "cfg" else 0),
+            guide=guided if kind == "auto" else 0,
+        )
 
     def _dit_or_given(self) -> None:
         if self.setting.options.dit is None:

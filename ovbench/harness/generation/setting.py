@@ -81,6 +81,11 @@ class Setting:
         return self.pictures.test
 
     @property
+    def trains_decoder(self) -> bool:
+        """Whether stage 1 is trained here."""
+        return not self.native and self.options.decoder is None
+
+    @property
     def perceptual(self) -> Perceptual | None:
         """The perceptual network that the decoder is trained with."""
         return None if self.lpips is None or self.recipe.decoder.loss.lpips_weight == 0 else self.lpips.distance

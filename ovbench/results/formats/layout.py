@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ovbench.results.picture_settings import CUT
 from ovbench.results.record import MAIN
-from ovbench.results.table import NFE, PICTURE_KINDS, Cell, Column, ComparisonTable, Mark, Row
+from ovbench.results.table import COSTS, PICTURE_KINDS, Cell, Column, ComparisonTable, Mark, Row
 
 MISSING = "—"
 
@@ -80,13 +80,13 @@ def lay_out(table: ComparisonTable) -> Printed:
     main = [
         column
         for column in table.columns
-        if column.group is None and column.metric in (table.headline(column.task), NFE)
+        if column.group is None and column.metric in (table.headline(column.task), *COSTS)
     ]
     sections = [_section(table, "", main, notes, main=True)]
     for task in table.tasks:
         own = [column for column in table.columns if column.task == task.name and column.control == MAIN]
         groups = [column for column in own if column.group is not None and column.metric == task.headline]
-        others = [column for column in own if column.group is None and column.metric not in (task.headline, NFE)]
+        others = [column for column in own if column.group is None and column.metric not in (task.headline, *COSTS)]
         if groups:
             sections.append(_section(table, f"{task.name}: {task.headline} by group", groups, notes, main=False))
         if others:
@@ -129,7 +129,7 @@ def _shown(cell: Cell, column: Column, notes: dict[str, int], *, main: bool) -> 
     if main and column.control == MAIN and cell.low is not None and cell.high is not None:
         interval = f"[{number(cell.low, column.unit)}, {number(cell.high, column.unit)}]"
     value = number(cell.value, column.unit)
-    if main and column.control == MAIN and cell.spread is not None and column.metric != NFE:
+    if main and column.control == MAIN and cell.spread is not None and column.metric not in COSTS:
         value += f" ±{number(cell.spread, column.unit)}"
     return Shown(value=value, interval=interval, mark=cell.mark)
 
@@ -157,8 +157,8 @@ def _legend(table: ComparisonTable, sections: Sequence[Section]) -> tuple[str, .
         lines.append("*: best, its interval overlaps no other")
     if "tied" in marks:
         lines.append("=: not separated from the best")
-    if any(column.metric == NFE for column in table.columns):
-        lines.append("NFE: velocities that the solver asked for; guidance runs a network more often (see the record)")
+    if any(column.metric in COSTS for column in table.columns):
+        lines.append("NFE: velocities that the solver asked for; network passes: how often the network ran for them")
     return (*lines, *table.notes)
 
 
