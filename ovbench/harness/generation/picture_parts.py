@@ -97,6 +97,31 @@ def make_parts(
     return made_now
 
 
+def trim_parts(
+    source: Path, folder: Path, num_items: int, group_size: int, *, num_kept: int, processes: Processes = ALONE
+) -> None:
+    """Writes finished passes again with fewer pictures: the same bytes as those that keep so few from the start.
+
+    Args:
+        source: Of the passes that keep more.
+        folder: Of those that keep `num_kept`; the same for all processes.
+        num_items: As in `make_parts`.
+        group_size: As in `make_parts`.
+        num_kept: As in `make_parts`.
+        processes: Take passes in turn.
+
+    Raises:
+        DataError: A pass is missing or damaged.
+        ConfigError: The disk is full; finished passes are kept.
+    """
+    make_dir(folder)
+    for group in groups(share_of_rank(num_items, group_size, processes.rank, processes.world_size), group_size):
+        arrays = _whole(source, group)
+        arrays[_IMAGES] = arrays[_IMAGES][: max(0, num_kept - group.indices[0])]
+        atomic_write_bytes(_path(folder, group), _packed(arrays))
+    processes.barrier()
+
+
 def read_parts(
     folder: Path,
     num_items: int,

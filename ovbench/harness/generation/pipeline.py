@@ -31,6 +31,7 @@ from ovbench.harness.generation.picture_tasks import (
     score_pictures,
     score_values,
 )
+from ovbench.harness.generation.sample_folders import is_saved
 from ovbench.harness.generation.sampling import Evaluations
 from ovbench.harness.generation.sampling_steps import SHEET_COLUMNS, UNTRAINED, SamplingSteps, moment_name
 from ovbench.harness.generation.saved_samples import save_samples
@@ -96,6 +97,8 @@ class GenerationRun:
 
     def run(self) -> Outcome:
         """Returns the scores of every task, computing what is missing."""
+        if self.setting.processes.is_main:
+            self._check_saved()
         outcome = Outcome(setting=self.setting)
         for task in self.setting.tasks:
             found = (
@@ -256,9 +259,13 @@ class GenerationRun:
         by_group |= {group: stored[f"scores at {group}"] for group in groups}
         if (warning := _unfinished(task, by_group, groups)) is not None:
             outcome.warnings.append(warning)
-        compared = None if task.reference == "adm" else setting.test.num_pictures
-        expected, count = setting.recipe.sampling.num_samples, setting.sampling.num_samples
-        outcome.warnings += few_pictures(task, extractor.info, count, expected=expected, num_compared=compared)
+        outcome.warnings += few_pictures(
+            task,
+            extractor.info,
+            setting.sampling.num_samples,
+            expected=setting.recipe.sampling.num_samples,
+            num_compared=None if task.reference == "adm" else setting.test.num_pictures,
+        )
         return PictureScores(
             task=task,
             extractor=extractor,
@@ -284,15 +291,35 @@ class GenerationRun:
             f"labels {sampler.labels}, {sampling.quantise} to 8 bits"
         )
 
+    def _saved_task(self) -> PictureTask | None:
+        """The task whose samples are saved: the first that has some; all tasks score the same ones."""
+        return next((task for task in self.setting.tasks if task.kind == "generation"), None)
+
+    def _samples_card(self, task: PictureTask) -> dict[str, Any]:
+        """Returns what a folder of saved samples says of itself: equal for equal files."""
+        extractor = self.setting.extractors[task.extractor]
+        step = self.sampling.samples_step(None, extractor, layers_of(task, extractor.info), keeps_all=True)
+        return {
+            "format": 1,
+            "samples": step.key,
+            "num_samples": self.setting.sampling.num_samples,
+            "save_format": self.setting.options.save_format,
+        }
+
+    def _check_saved(self) -> bool:
+        """Whether the samples are saved already; refuses a folder of others before anything is computed."""
+        folder, task = self.setting.options.save_samples, self._saved_task()
+        return folder is not None and task is not None and is_saved(folder, self._samples_card(task))
+
     def _save_samples(self, folder: Path) -> None:
-        """Writes the samples of the first task that has some; all tasks score the same ones."""
-        for task in self.setting.tasks:
-            if task.kind == "generation":
-                extractor = self.setting.extractors[task.extractor]
-                content = self.sampling.samples(None, extractor, layers_of(task, extractor.info))
-                if self.setting.processes.is_main:
-                    save_samples(folder, content.kept(), content.values["labels"], self.setting.options.save_format)
-                return
+        task, processes = self._saved_task(), self.setting.processes
+        if task is None or processes.broadcast(processes.is_main and self._check_saved()):
+            return
+        extractor = self.setting.extractors[task.extractor]
+        content = self.sampling.all_pictures(extractor, layers_of(task, extractor.info))
+        if processes.is_main:
+            card = self._samples_card(task)
+            save_samples(folder, content.kept(), content.values["labels"], self.setting.options.save_format, card)
 
     def _save_sheet(self, path: Path, content: Content) -> None:
         count = self.sampling.num_shown

@@ -175,7 +175,7 @@ def open_setting(job: Job, *, quiet: bool = False) -> Setting:
     check_guidance_of(setting.sampling.sampler.guidance, network)
     if not quiet:
         _say_what_has_no_effect(setting)
-    if options.save_samples is not None:
+    if options.save_samples is not None and not options.save_samples.exists():
         check_space(options.save_samples, setting.sampling.num_samples, recipe.data.image_px)
     return setting
 

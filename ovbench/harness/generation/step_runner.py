@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ovbench._base.files import copy_file, make_dir
 from ovbench.harness.events import Reporter
-from ovbench.harness.generation.picture_parts import Content, Made, make_parts, read_parts
+from ovbench.harness.generation.picture_parts import Content, Made, make_parts, read_parts, trim_parts
 from ovbench.harness.generation.slots import Group
 from ovbench.harness.metrics.extractor_base import Extractor
 from ovbench.harness.parallel import Processes
@@ -127,11 +127,24 @@ class StepRunner:
         num_shown: int,
         extractor: Extractor,
         layers: Sequence[str],
+        trimmed_from: Callable[[], Path] | None = None,
     ) -> Content:
-        """Returns what the passes of a step left, making those that are missing; see `make_parts`."""
+        """Returns what the passes of a step left, making those that are missing; see `make_parts`.
+
+        With `trimmed_from` they are cut out of the entry at its path, which keeps more pictures.
+        """
         name = f"{_PASSES}{group_size}"
 
+        def cut(out: Path, work: Path, source: Path) -> None:
+            (passes,) = source.glob(f"{_PASSES}*")
+            size = int(passes.name.removeprefix(_PASSES))
+            trim_parts(passes, work / passes.name, num_items, size, num_kept=num_kept, processes=self.processes)
+            self.take_over(work / passes.name, out / passes.name)
+
         def build(out: Path, work: Path, progress: Progress) -> None:
+            if trimmed_from is not None:
+                cut(out, work, trimmed_from())
+                return
             began = time.monotonic()
             made = make_parts(
                 work / name,
