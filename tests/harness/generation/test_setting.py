@@ -200,8 +200,6 @@ def test_a_flag_without_effect_is_said(
     with caplog.at_level("WARNING"):
         module._say_what_has_no_effect(setting)
         assert not caplog.text
-        given = replace(setting.options, **options)
-        if options:
-            object.__setattr__(given, "dit", adm)
+        given = replace(setting.options, **options, **({"dit": adm, "stats": adm} if options else {}))
         module._say_what_has_no_effect(replace(setting, options=given, job=replace(setting.job, batch_size=batch_size)))
     assert words in caplog.text
