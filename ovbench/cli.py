@@ -264,12 +264,21 @@ def runs(action: Action = "list", name: Name = None, out: Out = None, json_outpu
 
 @app.command()
 @guarded
-def cache(action: Annotated[str, typer.Argument(help="ls, verify or gc.")] = "ls", json_output: Json = False) -> None:
-    """List, verify or tidy the cache of features."""
+def cache(
+    action: Annotated[str, typer.Argument(help="ls, verify or gc.")] = "ls",
+    older_than: Annotated[
+        float | None, typer.Option("--older-than", help="gc: also steps and crops not used for so many days.")
+    ] = None,
+    max_gb: Annotated[
+        float | None, typer.Option("--max-gb", help="gc: also the least recently used steps and crops above this.")
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """List, verify or tidy the cache: features, references, finished and unfinished steps, cut pictures."""
     from ovbench._base.paths import cache_dir
     from ovbench.harness.cache_command import cache_rows
 
-    rows = cache_rows(action, cache_dir())
+    rows = cache_rows(action, cache_dir(), older_than=older_than, max_gb=max_gb)
     print_rows(rows, json_output)
     if action == "verify" and len(rows) > 1:
         raise typer.Exit(2)

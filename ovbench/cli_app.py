@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ovbench._base.errors import OvbenchError
+from ovbench._base.launcher import first_to_say
 
 app = typer.Typer(
     name="ovbench",
@@ -31,7 +32,8 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return command(*args, **kwargs)
         except OvbenchError as error:
-            typer.echo(str(error), err=True)
+            if first_to_say(str(error)):
+                typer.echo(str(error), err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             typer.echo("interrupted: finished steps are kept, the same command goes on from here", err=True)

@@ -21,11 +21,12 @@ def plan(
         list[str] | None,
         typer.Option("--encoder", "-e", help="family[/variant][:FILE][?option=value]; several times for more."),
     ] = None,
-    suite: Annotated[str, typer.Option("--suite", "-s", help="Suite of tasks.")] = "understanding",
+    suite: Annotated[str, typer.Option("--suite", "-s", help="Suite of tasks, or all.")] = "understanding",
     protocol: ProtocolName = "mini",
     num_samples: Annotated[int | None, typer.Option("--num-samples", help="Default: the protocol's.")] = None,
     guidance: Annotated[
-        str | None, typer.Option("--guidance", help="none, cfg:1.5, cfg:1.5@0.1-0.9 or auto:1.42.")
+        list[str] | None,
+        typer.Option("--guidance", help="none, cfg:1.5, cfg:1.5@0.1-0.9 or auto:1.42; several times for a sweep."),
     ] = None,
     seed: Annotated[list[int] | None, typer.Option("--seed", help="Seed; may be given several times.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Of the encoder: float32, bfloat16 or float16.")] = "float32",
@@ -84,21 +85,25 @@ def plan(
         suite=suite,
         protocol=protocol,
         num_samples=num_samples,
-        guidance=guidance,
+        guidance=guidance or None,
         seeds=tuple(seed) if seed else (0,),
         dtype=dtype,
         precision=wanted,
     )
     outlook = look_ahead(request, runs=out or default_out(), cache=cache_dir())
+    several = {name: parts for name, parts in outlook.by_encoder.items() if len(parts) > 1}
     if json_output:
         found = [_document(forecast, chosen, gpus, shares) for forecast in outlook.forecasts]
-        typer.echo(
-            to_json({"headline": outlook.headline, "gpu": chosen.title, "gpus": gpus, "encoders": found}), nl=False
-        )
+        sums = [_sum_document(parts, chosen, gpus, shares) for parts in several.values()]
+        about = {"headline": outlook.headline, "gpu": chosen.title, "gpus": gpus}
+        typer.echo(to_json({**about, "encoders": found, "sums": sums}), nl=False)
         return
     typer.echo(outlook.headline, err=True)
-    for forecast in outlook.forecasts:
-        _print(forecast, chosen, gpus, shares)
+    for name, parts in outlook.by_encoder.items():
+        for forecast in parts:
+            _print(forecast, chosen, gpus, shares, alone=name not in several)
+        if name in several:
+            _print_sum(parts, chosen, shares)
 
 
 def _print_network(
@@ -123,8 +128,14 @@ def _print_network(
     print_rows([row | {"GFLOP of a training step": _giga(TRAINING_PASSES * flops)}], False)
 
 
-def _print(forecast: Forecast, gpu: Gpu, gpus: int, mfus: Sequence[float]) -> None:
-    typer.echo(f"\n{forecast.encoder}: steps, with hours of one {gpu.title} at a share of its peak")
+def _part(forecast: Forecast) -> str:
+    """Returns which suite, and of a sweep which guidance, a forecast is of."""
+    return f"{forecast.suite} {forecast.guidance}".strip()
+
+
+def _print(forecast: Forecast, gpu: Gpu, gpus: int, mfus: Sequence[float], *, alone: bool) -> None:
+    name = forecast.encoder if alone else f"{forecast.encoder}, {_part(forecast)}"
+    typer.echo(f"\n{name}: steps, with hours of one {gpu.title} at a share of its peak")
     rows: list[dict[str, Any]] = []
     for step in forecast.steps:
         hours = {f"h at {mfu:.0%}": _hours(step.gpu_hours(gpu, mfu)) for mfu in mfus}
@@ -135,15 +146,26 @@ def _print(forecast: Forecast, gpu: Gpu, gpus: int, mfus: Sequence[float]) -> No
                 "FLOP": _flops(step.flops),
                 "mostly in": step.precisions[0] if step.precisions else "—",
                 **hours,
-                "took once": "not known" if step.made_in_s is None else f"{step.made_in_s:.1f} s",
+                "took once, s": "not known" if step.made_in_s is None else f"{step.made_in_s:.1f}",
                 "cached": "not looked up" if step.cached is None else step.cached,
             }
         )
     print_rows(rows, False)
-    typer.echo(f"\n{forecast.encoder}: totals")
+    typer.echo(f"\n{name}: totals")
     print_rows([{"what": what, "value": value} for what, value in _totals(forecast, gpu, gpus, mfus).items()], False)
     for note in forecast.notes:
         typer.echo(f"note: {note}")
+
+
+def _print_sum(parts: Sequence[Forecast], gpu: Gpu, mfus: Sequence[float]) -> None:
+    from ovbench.harness.planning import sum_of
+
+    typer.echo(f"\n{parts[0].encoder}: sum, with hours of one {gpu.title} at a share of its peak")
+    rows: list[dict[str, Any]] = []
+    for name, forecast in (*((_part(part), part) for part in parts), ("sum, shared steps once", sum_of(parts))):
+        hours = {f"h at {mfu:.0%}": _hours(forecast.gpu_hours(gpu, mfu)) for mfu in mfus}
+        rows.append({"what": name, "FLOP": _flops(forecast.flops), **hours, "disk, GB": _giga(forecast.disk_bytes)})
+    print_rows(rows, False)
 
 
 def _totals(forecast: Forecast, gpu: Gpu, gpus: int, mfus: Sequence[float]) -> dict[str, str]:
@@ -198,6 +220,8 @@ def _document(forecast: Forecast, gpu: Gpu, gpus: int, mfus: Sequence[float]) ->
     ]
     return {
         "encoder": forecast.encoder,
+        "suite": forecast.suite,
+        "guidance": forecast.guidance or None,
         "steps": steps,
         "num_params": dict(forecast.params),
         "forward_flops": dict(forecast.forward_flops),
@@ -211,6 +235,14 @@ def _document(forecast: Forecast, gpu: Gpu, gpus: int, mfus: Sequence[float]) ->
         "disk_bytes": _amounts(forecast.disk),
         "notes": list(forecast.notes),
     }
+
+
+def _sum_document(parts: Sequence[Forecast], gpu: Gpu, gpus: int, mfus: Sequence[float]) -> dict[str, Any]:
+    from ovbench.harness.planning import sum_of
+
+    document = _document(sum_of(parts), gpu, gpus, mfus)
+    kept = ("encoder", "flops", "gpu_hours", "gpu_hours_bfloat16", "wall_hours", "disk_bytes", "notes")
+    return {"of": [_part(part) for part in parts], **{name: document[name] for name in kept}}
 
 
 def _amounts(amounts: Sequence[Amount]) -> list[dict[str, Any]]:

@@ -85,6 +85,42 @@ def test_embedded_encoder_says_what_is_cached_and_that_times_are_not_known() -> 
     assert row.split()[-3:] == ["not", "known", "no"]
 
 
+def test_all_suites_have_a_sum_with_units_and_shared_steps_once() -> None:
+    words = ("--encoder", "random", "--encoder", "vae", "--protocol", "mini-smoke", "--suite", "all")
+    found = document(*words)
+    suites = {
+        name: [entry["suite"] for entry in found["encoders"] if entry["encoder"] == name]
+        for name in ("random/mini", "vae/mini")
+    }
+    assert suites["random/mini"] == ["understanding", "reconstruction", "generation"]
+    assert suites["vae/mini"] == ["reconstruction", "generation"]
+    sums = {entry["encoder"]: entry for entry in found["sums"]}
+    parts = [entry for entry in found["encoders"] if entry["encoder"] == "random/mini"]
+    shared = [step["flops"] for step in parts[1]["steps"] if step["step"] in ("latents", "decoder")]
+    assert sums["random/mini"]["flops"] == sum(part["flops"] for part in parts) - sum(shared)
+    assert sums["random/mini"]["of"] == suites["random/mini"]
+    lines = asked(*words).stdout.splitlines()
+    begin = lines.index("random/mini: sum, with hours of one H100 SXM at a share of its peak")
+    assert lines[begin + 1].split("  ")[0] == "what"
+    for unit in ("FLOP", "h at 40%", "disk, GB"):
+        assert unit in lines[begin + 1]
+    assert [line.split("  ")[0] for line in lines[begin + 2 : begin + 6]] == [
+        "understanding", "reconstruction", "generation", "sum, shared steps once",
+    ]  # fmt: skip
+
+
+def test_a_sweep_of_guidance_samples_often_and_trains_once() -> None:
+    found = document(*PAPER, "--guidance", "none", "--guidance", "cfg:1.5", "--mfu", "0.5")
+    plain, guided = found["encoders"]
+    assert (plain["guidance"], guided["guidance"]) == ("none", "cfg:1.5")
+    (total,) = found["sums"]
+    samples = [next(step["flops"] for step in entry["steps"] if step["step"] == "samples") for entry in (plain, guided)]
+    assert total["flops"] == plain["flops"] + samples[1]
+    assert total["gpu_hours"]["0.5"] > plain["gpu_hours"]["0.5"]
+    features = [amount for amount in total["disk_bytes"] if amount["what"] == "features of samples"]
+    assert len(features) == 2
+
+
 def test_network_alone_gives_its_size() -> None:
     done = asked("--network", "dit-dh-xl", "--channels", "768", "--grid", "32")
     assert done.stdout.splitlines()[1].split() == ["dit-dh-xl", "839.6M", "1,405.6", "4,216.9"]

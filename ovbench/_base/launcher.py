@@ -18,3 +18,26 @@ def rank() -> int:
 def local_rank() -> int:
     """Returns the number of this process among those of its machine, from 0."""
     return int(os.environ.get("LOCAL_RANK", "0")) if world_size() > 1 else 0
+
+
+def first_to_say(text: str) -> bool:
+    """Whether this process is the one of its machine that says a text; without a launcher it is.
+
+    A text that one process alone has, such as a GPU that it lacks, is said by that one. The note that it was said is an
+    empty file in the folder for temporary files, named by the launcher's process and the text.
+    """
+    if world_size() < 2:
+        return True
+    import hashlib
+    import tempfile
+
+    start = f"{os.getppid()} {os.environ.get('MASTER_PORT', '')} {os.environ.get('TORCHELASTIC_RESTART_COUNT', '')}"
+    name = hashlib.sha256(f"{start} {text}".encode()).hexdigest()[:24]
+    path = os.path.join(tempfile.gettempdir(), f"ovbench-said-{name}")
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    except OSError:
+        return True  # nowhere to leave a note: better said twice than never
+    return True

@@ -15,7 +15,7 @@ import torch
 from ovbench._base.errors import ConfigError, OvbenchError
 from ovbench.encoders.base import Encoder, EncoderInfo
 from ovbench.encoders.modeling.measure import Flops, count_flops, counted_flops, without_weights
-from ovbench.encoders.registry import EncoderSpec, load_encoder, with_options
+from ovbench.encoders.registry import EncoderSpec, load_encoder, parse_encoder, with_options
 from ovbench.harness.generation.budget import Budget, EncoderCost
 from ovbench.harness.generation.budget_forecast import generation_forecast, reconstruction_forecast
 from ovbench.harness.generation.flow_config import GuidanceConfig
@@ -23,7 +23,7 @@ from ovbench.harness.generation.input_sizes import at_the_grid, fold_of, is_nati
 from ovbench.harness.generation.options_config import GenerationOptions, guidance_text, parse_guidance
 from ovbench.harness.generation.recipe_config import GenerationRecipe, read_recipe
 from ovbench.harness.lookup import is_embedded, look_up
-from ovbench.harness.plan import ALL, Job, plan_runs
+from ovbench.harness.plan import ALL, Job, Plan, plan_runs
 from ovbench.harness.planning import Forecast, PlannedStep, Precision
 from ovbench.harness.protocols import load_protocol
 from ovbench.harness.steps import StepCache
@@ -40,7 +40,7 @@ class PlanRequest:
     suite: str
     protocol: str
     num_samples: int | None = None  # None: the protocol's
-    guidance: str | None = None  # as `parse_guidance` reads it; None: the protocol's
+    guidance: str | Sequence[str] | None = None  # as `parse_guidance` reads it, or a sweep; None: the protocol's
     seeds: Sequence[int] = (0,)
     dtype: str = "float32"  # of the encoder
     precision: Precision | None = None  # of everything but the scoring networks; None: as it would be run
@@ -52,6 +52,29 @@ class Outlook:
 
     headline: str  # which weights and which protocol
     forecasts: tuple[Forecast, ...]
+
+    @property
+    def by_encoder(self) -> dict[str, list[Forecast]]:
+        """The forecasts of each encoder: one per suite, and per guidance of a sweep."""
+        found: dict[str, list[Forecast]] = {}
+        for forecast in self.forecasts:
+            found.setdefault(forecast.encoder, []).append(forecast)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """What one forecast per encoder is made of."""
+
+    suite: str
+    guidance: GuidanceConfig | None = None  # None: the protocol's
+    text: str = ""  # of the guidance, as it was asked for
+    encoders: Sequence[str]
+
+    @property
+    def wants_guide(self) -> bool:
+        """Whether samples need the weights of a weaker network, which a plan has not."""
+        return self.guidance is not None and self.guidance.kind == "auto"
 
 
 def look_ahead(request: PlanRequest, *, runs: Path, cache: Path) -> Outlook:
@@ -66,23 +89,56 @@ def look_ahead(request: PlanRequest, *, runs: Path, cache: Path) -> Outlook:
         ConfigError: An unknown name (with a suggestion), a suite that the protocol lacks, a number out of range, or an
             encoder that the protocol cannot use.
     """
-    if request.suite == ALL:
-        raise ConfigError(
-            "a plan is made of one suite at a time",
-            where="--suite",
-            fix=f"use one of: {', '.join(load_protocol(request.protocol).suites)}",
-        )
-    if request.suite != "generation":
-        for flag, value in (("--num-samples", request.num_samples), ("--guidance", request.guidance)):
+    headlines: list[str] = []
+    forecasts: list[Forecast] = []
+    for part in _parts(request):
+        plan = _plan_of(part, request)
+        headlines.append(plan.headline.replace(f" · {plan.jobs[0].device} · ", " · "))  # nothing runs, so nowhere
+        jobs: dict[str, list[Job]] = {}
+        for job in plan.jobs:
+            jobs.setdefault(job.encoder.canonical, []).append(job)
+        forecasts += [_ahead(part, same, request.precision, runs=runs, cache=cache) for same in jobs.values()]
+    return Outlook(headline=f"plan · {' · '.join(dict.fromkeys(headlines))}", forecasts=tuple(forecasts))
+
+
+def _parts(request: PlanRequest) -> list[_Part]:
+    """Returns what is asked for, a suite and a guidance at a time."""
+    suites = (request.suite,) if request.suite != ALL else load_protocol(request.protocol).suites
+    texts = [request.guidance] if isinstance(request.guidance, str) else list(request.guidance or ())
+    if "generation" not in suites:
+        for flag, value in (("--num-samples", request.num_samples), ("--guidance", texts or None)):
             if value is not None:
-                raise ConfigError(f"it needs --suite generation, got '{request.suite}'", where=flag)
-    guidance = None if request.guidance is None else parse_guidance(request.guidance)
-    wants_guide = guidance is not None and guidance.kind == "auto"
+                raise ConfigError(f"it needs --suite generation or all, got '{request.suite}'", where=flag)
+    sweep = {parse_guidance(text): text for text in texts}
+    parts: list[_Part] = []
+    for suite in suites:
+        encoders = [name for name in request.encoders if len(suites) == 1 or _is_for(name, suite, request.protocol)]
+        if request.encoders and not encoders:
+            continue
+        if suite != "generation" or not sweep:
+            parts.append(_Part(suite=suite, encoders=encoders))
+            continue
+        parts += [
+            _Part(suite=suite, guidance=guidance, text=text, encoders=encoders) for guidance, text in sweep.items()
+        ]
+    return parts
+
+
+def _is_for(name: str, suite: str, protocol: str) -> bool:
+    """Whether a suite of several takes an encoder, as `ovbench run --suite all` decides it."""
+    spec = parse_encoder(name, protocol=load_protocol(protocol).variants)
+    return suite != "understanding" or spec.variant.for_understanding
+
+
+def _plan_of(part: _Part, request: PlanRequest) -> Plan:
     # Autoguidance needs weights, which a plan does not: it only has no keys then.
-    options = GenerationOptions(num_samples=request.num_samples, guidance=None if wants_guide else guidance)
-    plan = plan_runs(
-        encoders=request.encoders,
-        suite=request.suite,
+    options = GenerationOptions(
+        num_samples=request.num_samples if part.suite == "generation" else None,
+        guidance=None if part.wants_guide else part.guidance,
+    )
+    return plan_runs(
+        encoders=part.encoders,
+        suite=part.suite,
         protocol=request.protocol,
         tasks=None,
         limit=None,
@@ -91,28 +147,26 @@ def look_ahead(request: PlanRequest, *, runs: Path, cache: Path) -> Outlook:
         dtype=request.dtype,
         batch_size=64,
         out=None,
-        generation=[options] if request.suite == "generation" else None,
+        generation=[options] if part.suite == "generation" else None,
     )
-    jobs: dict[str, list[Job]] = {}
-    for job in plan.jobs:
-        jobs.setdefault(job.encoder.canonical, []).append(job)
-    store = RunStore(runs)
-    forecasts: list[Forecast] = []
-    for same in jobs.values():
-        forecast = _understanding(same) if request.suite == "understanding" else _pictures(same, guidance)
-        if not wants_guide:  # what a guide costs depends on its weights
-            forecast = _with_times(forecast, measured(store, same[0]))
-        if is_embedded(same[0].encoder) and same[0].protocol.variants == "mini" and not wants_guide:
-            forecast = look_up(forecast, same, StepCache(cache))
-        else:
-            note = "which steps are cached was not looked up: their keys need the weights of the encoder"
-            forecast = replace(forecast, notes=(*forecast.notes, note))
-        if request.precision is not None:
-            steps = tuple(step.in_precision(request.precision) for step in forecast.steps)
-            forecast = replace(forecast, steps=steps, sample_precision=request.precision)
-        forecasts.append(forecast)
-    headline = plan.headline.replace(f" · {plan.jobs[0].device} · ", " · ")  # nothing runs, so nowhere
-    return Outlook(headline=f"plan · {headline}", forecasts=tuple(forecasts))
+
+
+def _ahead(part: _Part, jobs: Sequence[Job], precision: Precision | None, *, runs: Path, cache: Path) -> Forecast:
+    """Returns the forecast of one encoder's jobs of a part, one per seed."""
+    job = jobs[0]
+    forecast = _understanding(jobs) if part.suite == "understanding" else _pictures(jobs, part.guidance)
+    forecast = replace(forecast, suite=part.suite, guidance=part.text)
+    if not part.wants_guide:  # what a guide costs depends on its weights
+        forecast = _with_times(forecast, measured(RunStore(runs), job))
+    if is_embedded(job.encoder) and job.protocol.variants == "mini" and not part.wants_guide:
+        forecast = look_up(forecast, jobs, StepCache(cache))
+    else:
+        note = "which steps are cached was not looked up: their keys need the weights of the encoder"
+        forecast = replace(forecast, notes=(*forecast.notes, note))
+    if precision is None:
+        return forecast
+    steps = tuple(step.in_precision(precision) for step in forecast.steps)
+    return replace(forecast, steps=steps, sample_precision=precision)
 
 
 def _pictures(jobs: Sequence[Job], guidance: GuidanceConfig | None) -> Forecast:

@@ -158,6 +158,8 @@ class Forecast:
 
     encoder: str  # spec in its longest form
     steps: tuple[PlannedStep, ...]
+    suite: str = ""
+    guidance: str = ""  # of the samples, as it was asked for; empty: the protocol's
     params: Mapping[str, int] = field(default_factory=dict)  # network → parameters
     forward_flops: Mapping[str, int] = field(default_factory=dict)  # network → operations of one image
     sample_flops: int | None = None  # of one sample with its decoding; None: nothing is sampled, or not known
@@ -202,3 +204,32 @@ class Forecast:
         if not self.sample_flops:
             return None
         return gpu.peak[precision or self.sample_precision] * mfu / self.sample_flops
+
+
+# Steps whose output the suites of an encoder share, whatever the samples are guided by.
+_SHARED = ("latents", "latent_stats", "decoder", "dit")
+
+
+def sum_of(forecasts: Sequence[Forecast]) -> Forecast:
+    """Returns all that an encoder's forecasts do together: what they share is done, and lies on the disk, once.
+
+    Args:
+        forecasts: Of one encoder: of several suites, or of several guidances; one or more.
+    """
+    steps: dict[object, PlannedStep] = {}
+    disk: dict[object, Amount] = {}
+    for number, forecast in enumerate(forecasts):
+        for step in forecast.steps:
+            own: object = None if step.name in _SHARED else forecast.suite if step.name == "features" else number
+            steps.setdefault((step.name, own), step)
+        for amount in forecast.disk:
+            own = number if amount.what.startswith("features") else None
+            disk.setdefault((amount.what, own), amount)
+    first = forecasts[0]
+    return Forecast(
+        encoder=first.encoder,
+        steps=tuple(steps.values()),
+        memory=tuple(dict.fromkeys(amount for forecast in forecasts for amount in forecast.memory)),
+        disk=tuple(disk.values()),
+        notes=tuple(dict.fromkeys(note for forecast in forecasts for note in forecast.notes)),
+    )

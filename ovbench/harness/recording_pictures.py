@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import time
 
+from ovbench._base.fingerprint import file_sha256
 from ovbench.harness.generation.options_config import guidance_text
 from ovbench.harness.generation.picture_tasks import headline_of
 from ovbench.harness.generation.pipeline import Outcome, PictureScores
+from ovbench.harness.generation.setting import Setting
 from ovbench.harness.plan import Job
 from ovbench.harness.recording import encoder_record, environment_of, peak_memory, step_record
 from ovbench.results.provenance import utc
-from ovbench.results.record import MAIN, Measurement, MetricValue, ProtocolRecord, RunRecord, TaskRecord
+from ovbench.results.record import (
+    MAIN,
+    Measurement,
+    MetricValue,
+    ProtocolRecord,
+    RunRecord,
+    SourceRecord,
+    TaskRecord,
+)
 
-_CACHED = "it came from the cache"
+_NOT_KNOWN = "an adaptive solver made the samples with an older version, which did not count"
 
 
 def make_picture_record(job: Job, outcome: Outcome, *, began: float) -> RunRecord:
@@ -39,7 +49,32 @@ def make_picture_record(job: Job, outcome: Outcome, *, began: float) -> RunRecor
         finished_utc=utc(time.time()),
         complete=True,
         warnings=tuple(outcome.warnings),
+        sources=_sources(outcome.setting),
     )
+
+
+def _sources(setting: Setting) -> tuple[SourceRecord, ...]:
+    """Returns everything from outside that the figures rest on, by its digest."""
+    found: list[SourceRecord] = []
+    if setting.pictures is not None:
+        needs_latents = setting.options.dit is None or setting.options.stats is None
+        trained = setting.trains_decoder or (setting.job.suite == "generation" and needs_latents)
+        sets = ((("training pictures", setting.train),) if trained else ()) + (("test pictures", setting.test),)
+        found += [
+            SourceRecord(role=role, name=data.name, digest=data.digest, count=data.num_pictures) for role, data in sets
+        ]
+    for extractor in setting.extractors.values():
+        info = extractor.info
+        found.append(SourceRecord(role="scoring network", name=info.network, digest=info.weights_sha256, count=None))
+    if (lpips := setting.lpips) is not None:
+        found.append(SourceRecord(role="LPIPS network", name=lpips.name, digest=lpips.weights_sha256, count=None))
+        found.append(SourceRecord(role="LPIPS heads", name=lpips.name, digest=lpips.heads_sha256, count=None))
+    if setting.dino is not None:
+        digest = file_sha256(setting.dino)
+        found.append(SourceRecord(role="discriminator", name=setting.dino.name, digest=digest, count=None))
+    given = setting.given.items()
+    found += [SourceRecord(role=f"given {name}", name=name, digest=digest, count=None) for name, digest in given]
+    return tuple(dict.fromkeys(found))
 
 
 def _protocol(job: Job, outcome: Outcome) -> ProtocolRecord:
@@ -123,7 +158,7 @@ def _measurements(outcome: Outcome) -> tuple[Measurement, ...]:
                     name=name,
                     value=None if value is None else float(value),
                     unit="per sample",
-                    reason=_CACHED if value is None else None,
+                    reason=_NOT_KNOWN if value is None else None,
                 )
             )
     for name, value in outcome.health.items():

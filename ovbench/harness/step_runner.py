@@ -30,6 +30,22 @@ def _linked(source: str, target: str) -> str:
     return target
 
 
+class Counted:
+    """Progress that counts: a training tells of each update, so this knows those of this process's own time.
+
+    Args:
+        progress: Is told everything.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self.count = progress, 0
+
+    def __call__(self, done: int, total: int, **fields: float) -> None:
+        """Counts one, and passes it on."""
+        self.count += 1
+        self._progress(done, total, **fields)
+
+
 class StepRunner:
     """Obtains steps for all processes of a run.
 
@@ -110,7 +126,14 @@ class StepRunner:
                 copy_file(path, out / path.name)
 
     def speed(self, name: str, units: int, began: float, unit: str) -> None:
-        """Remembers how fast something was made, by the clock that `time.monotonic` reads."""
+        """Remembers how fast something was made, by the clock that `time.monotonic` reads.
+
+        Args:
+            name: Of what was made.
+            units: Made since then: what an interrupted run had made before is none of them.
+            began: Seconds.
+            unit: Of the rate.
+        """
         seconds = time.monotonic() - began
-        if seconds > 0:
+        if seconds > 0 and units > 0:
             self.throughput[name] = (units / seconds, unit)

@@ -6,7 +6,9 @@ number of processes are never in it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -17,10 +19,11 @@ from typing import Any
 from ovbench._base.errors import DataError
 from ovbench._base.files import atomic_dir, folder_lock, make_dir, read_json, write_json
 from ovbench._base.fingerprint import file_sha256, fingerprint
+from ovbench.harness.use_marks import UseMark, mark_in_use
 
 log = logging.getLogger(__name__)
 MANIFEST, _SPENT = "manifest.json", "spent.json"
-_DAMAGED, _WORK, _LOCKS = "damaged", "work", "locks"
+DAMAGED, WORK, LOCKS = "damaged", "work", "locks"  # folders beside those of steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +64,8 @@ class StepCache:
 
     def __init__(self, root: Path) -> None:
         self.root = make_dir(root)
-        self._trusted: set[Path] = set()  # verified by this object, so that large entries are hashed once a run
+        # Verified by this object, so that large entries are hashed once a run; the marks keep `ovbench cache gc` away.
+        self._trusted: dict[Path, UseMark] = {}
 
     def path(self, step: Step) -> Path:
         """Returns where a step's output is, or will be."""
@@ -70,8 +74,10 @@ class StepCache:
     def find(self, step: Step) -> Path | None:
         """Returns the verified output of a step; None when it is absent or damaged. Changes nothing."""
         path = self.path(step)
-        if path.is_dir() and (path in self._trusted or verify_entry(path) is None):
-            self._trusted.add(path)
+        if path in self._trusted and path.is_dir():
+            return path
+        if (mark := mark_in_use(path / MANIFEST)) is not None and verify_entry(path) is None:
+            self._trusted[path] = mark
             return path
         return None
 
@@ -87,7 +93,7 @@ class StepCache:
         if (path := self.find(step)) is not None:
             return self._result(step, path, cached=True, began=asked)
         # The lock lies outside the work folder, which is removed while others may be waiting.
-        with folder_lock(self.root / _LOCKS / f"{step.name}-{step.key[:32]}", wait=True, purpose="process"):
+        with self.building(step.name, step.key, wait=True):
             began = time.monotonic()
             if (path := self.find(step)) is not None:
                 return self._result(step, path, cached=True, began=began)
@@ -95,7 +101,7 @@ class StepCache:
             self._set_aside(step, path)
             for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
-            work = make_dir(self.root / _WORK / f"{step.name}-{step.key}")
+            work = make_dir(self.root / WORK / f"{step.name}-{step.key}")
             spent = _seconds_spent(work)
             try:
                 with atomic_dir(path) as out:
@@ -117,8 +123,17 @@ class StepCache:
                     write_json(work / _SPENT, {"seconds": spent + time.monotonic() - began})
                 raise
             shutil.rmtree(work, ignore_errors=True)
-        self._trusted.add(path)
+        if (mark := mark_in_use(path / MANIFEST)) is not None:
+            self._trusted[path] = mark
         return self._result(step, path, cached=False, began=began)
+
+    def building(self, name: str, key: str, *, wait: bool) -> contextlib.AbstractContextManager[None]:
+        """Holds the lock of the one who builds, or removes, a step.
+
+        Raises:
+            RecordError: Another process holds it and `wait` is off.
+        """
+        return folder_lock(self.root / LOCKS / f"{name}-{key[:32]}", wait=wait, purpose="process")
 
     def describe(self, step: Step) -> StepResult:
         """Returns what is known of a step that this run had no need of; its files are neither read nor verified."""
@@ -132,7 +147,7 @@ class StepCache:
     def _set_aside(self, step: Step, path: Path) -> None:
         if not path.is_dir():
             return
-        aside = make_dir(self.root / _DAMAGED) / f"{step.name}-{step.key[:16]}-{time.time_ns()}"
+        aside = make_dir(self.root / DAMAGED) / f"{step.name}-{step.key[:16]}-{time.time_ns()}"
         fault = verify_entry(path)
         path.rename(aside)
         log.warning(
@@ -145,6 +160,8 @@ class StepCache:
 
     def _result(self, step: Step, path: Path, *, cached: bool, began: float) -> StepResult:
         made = float(read_json(path / MANIFEST)["made_in_s"])
+        with contextlib.suppress(OSError):  # a cache that may only be read
+            os.utime(path / MANIFEST)  # when it was last used
         seconds = round(time.monotonic() - began, 3)
         return StepResult(name=step.name, path=path, key=step.key, cached=cached, seconds=seconds, made_in_s=made)
 

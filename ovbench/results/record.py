@@ -139,6 +139,16 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SourceRecord:
+    """Something from outside that a run's figures rest on: pictures, or weights that it did not make."""
+
+    role: str  # e.g. `training pictures`, `scoring network`, `discriminator`
+    name: str
+    digest: str  # sha256
+    count: int | None  # pictures; None: weights
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Environment:
     """Where it ran and with which code."""
 
@@ -176,6 +186,7 @@ class RunRecord:
     finished_utc: str
     complete: bool  # every task of the run was scored; tables leave incomplete runs out
     warnings: tuple[str, ...]
+    sources: tuple[SourceRecord, ...] = ()  # of runs of pictures; empty: not recorded
 
     def __post_init__(self) -> None:
         for name in ("started_utc", "finished_utc"):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ovbench._base.errors import RecordError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 T = TypeVar("T")
 
 
@@ -23,9 +23,14 @@ def _from_1_to_2(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, "schema_version": 2, "encoder": {**encoder, **added}}
 
 
+def _from_2_to_3(document: dict[str, Any]) -> dict[str, Any]:
+    """Runs of pictures say which pictures and foreign weights their figures rest on."""
+    return {"sources": [], **document, "schema_version": 3}
+
+
 # version → function that turns a document of that version into one of the next. Contract: entries are never removed,
 # and tests/golden/records/ keeps one record of every version.
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1_to_2}
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1_to_2, 2: _from_2_to_3}
 
 
 def migrate(document: Any, *, where: str) -> dict[str, Any]:

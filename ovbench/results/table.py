@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ovbench._base.fingerprint import fingerprint
-from ovbench.results.quantile import t_quantile
+from ovbench.results.cells import Cell, Mark, make_cell
+from ovbench.results.marks import mark_best
+from ovbench.results.picture_settings import (
+    PICTURE_KINDS,
+    chance_of,
+    decoder_of,
+    details_of,
+    guidance_of,
+    without_guidance,
+)
 from ovbench.results.record import CONTROLS, MAIN, EncoderRecord, MetricValue, RunRecord, TaskRecord
 from ovbench.results.store import newest
+from ovbench.results.table_notes import notes_of
+from ovbench.results.titles import told_apart
 
-Mark = Literal["", "best", "tied"]
-PICTURE_KINDS = ("generation", "reconstruction")  # kinds of tasks that score pictures: there is no chance level
+__all__ = ["COSTS", "PICTURE_KINDS", "Cell", "Column", "ComparisonTable", "Mark", "Row", "build_tables"]
+COSTS = ("NFE", "network passes")  # per sample: velocities that the solver asked for, and runs; columns of sweeps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,25 +48,6 @@ class Column:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
-    """One value, averaged over seeds."""
-
-    value: float | None
-    low: float | None = None  # 95% interval over the questions, and over the seeds where there are several
-    high: float | None = None
-    interval: str = ""  # how it was made
-    by_seed: tuple[float, ...] = ()
-    seeds: tuple[int, ...] = ()  # of `by_seed`
-    mark: Mark = ""  # best: no other row's interval reaches it; tied: not separated from the best
-    reason: str | None = None  # why there is no value
-
-    @property
-    def spread(self) -> float | None:
-        """Sample standard deviation over seeds; None with one seed."""
-        return statistics.stdev(self.by_seed) if len(self.by_seed) > 1 else None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
     """An encoder, an encoder that is a control, or chance."""
 
@@ -67,6 +58,8 @@ class Row:
     seeds: tuple[int, ...]
     run_ids: tuple[str, ...]
     cells: Mapping[Column, Cell]
+    decoder: str = ""  # which one made the pictures, see `decoder_of`; empty: not of pictures
+    guidance: str = ""  # of the samples, as `--guidance` reads it; empty: not a row of a sweep
 
     def cell(self, column: Column) -> Cell:
         """Returns the cell of a column; one that is missing says why."""
@@ -85,6 +78,8 @@ class ComparisonTable:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = field(default=())
+    details: tuple[str, ...] = ()  # what the title says beside the protocol's name
+    recipe: str = ""  # fingerprint of the protocol's content
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -93,8 +88,8 @@ class ComparisonTable:
 
     @property
     def title(self) -> str:
-        """Suite, protocol with version, task versions where they are not 1, limit and seeds."""
-        parts = [self.suite, f"protocol {self.protocol} v{self.protocol_version}"]
+        """Suite, protocol with version, what departs from it, task versions where they are not 1, limit and seeds."""
+        parts = [self.suite, f"protocol {self.protocol} v{self.protocol_version}", *self.details]
         parts += [f"{task.name} v{task.version}" for task in self.tasks if task.version != 1]
         parts += [f"limit {self.limit} questions per task"] if self.limit is not None else []
         few = {1: "one seed", 2: "two seeds"}.get(len(self.seeds), f"{len(self.seeds)} seeds")
@@ -110,17 +105,52 @@ def build_tables(records: Iterable[RunRecord]) -> list[ComparisonTable]:
 
     Of each (encoder, task, seed) the newest complete record counts. Records that ran a task in another version, with
     another scorer, on other data or with another number of questions go into another table.
+
+    Runs that differ in guidance alone are a sweep: one table, a row per encoder and guidance. An encoder that was run
+    with one guidance stays out of it, and what is all in a sweep gets no other table.
     """
+    kept = newest(records)
+    sweeps, swept = _sweeps(kept)
+    tables = [
+        _table(bucket.records)
+        for bucket in _buckets(kept)
+        if any(record.run_id not in swept for record in bucket.records)
+    ]
+    numbered = sorted(enumerate([*tables, *sweeps]), key=lambda item: (*_order(item[1]), item[0]))
+    return told_apart([table for _, table in numbered])
+
+
+def _buckets(records: Sequence[RunRecord]) -> list[_Bucket]:
+    """Returns comparable records together; the records are given oldest first."""
     buckets: list[_Bucket] = []
-    for record in reversed(newest(records)):
+    for record in reversed(records):
         home = next((bucket for bucket in buckets if bucket.takes(record)), None)
         if home is None:
             home = _Bucket(base=_base(record))
             buckets.append(home)
         home.add(record)
-    tables = [_table(bucket.records) for bucket in buckets]
-    numbered = sorted(enumerate(tables), key=lambda item: (*_order(item[1]), item[0]))
-    return [table for _, table in numbered]
+    return buckets
+
+
+def _sweeps(records: Sequence[RunRecord]) -> tuple[list[ComparisonTable], set[str]]:
+    """Returns a table per set of runs that differ in guidance alone, and the ids of the runs in them."""
+    guidance = {record.run_id: found for record in records if (found := guidance_of(record))}
+    plain = [without_guidance(record) for record in records if record.run_id in guidance]
+    tables: list[ComparisonTable] = []
+    swept: set[str] = set()
+    for bucket in _buckets(plain):
+        settings: dict[tuple[str, str], set[str]] = {}
+        for record in bucket.records:
+            settings.setdefault(_of_row(record), set()).add(guidance[record.run_id])
+        own = [record for record in bucket.records if len(settings[_of_row(record)]) > 1]
+        if own:
+            tables.append(_table(own, guidance=lambda record: guidance[record.run_id]))
+            swept |= {record.run_id for record in own}
+    return tables, swept
+
+
+def _of_row(record: RunRecord) -> tuple[str, str]:
+    return record.encoder.spec, record.environment.dtype
 
 
 def _order(table: ComparisonTable) -> tuple[str, str, int, bool, int]:
@@ -168,20 +198,30 @@ def _column(metric: MetricValue, task: TaskRecord) -> Column:
     )
 
 
-def _table(records: Sequence[RunRecord]) -> ComparisonTable:
+def _table(records: Sequence[RunRecord], guidance: Callable[[RunRecord], str] | None = None) -> ComparisonTable:
+    """Returns the table of comparable records, newest first.
+
+    Args:
+        records: One bucket's, or some of it.
+        guidance: Of a sweep: what tells the runs of an encoder apart.
+    """
     tasks: dict[str, TaskRecord] = {}
     for record in sorted(records, key=lambda item: -len(item.tasks)):  # a full run decides the order of the tasks
         for task in record.tasks:
             tasks.setdefault(task.name, task)
-    kept, notes = _same_weights(records)
-    rows = [_row(group) for group in kept]
+    kept, left_out = _same_weights(records)
+    if guidance is None:
+        rows = _labelled([_row(group) for group in kept])
+    else:
+        rows = [row for group in kept for row in _rows_of_sweep(group, guidance)]
     columns = sorted(
         {column: None for row in rows for column in row.cells}, key=lambda column: _column_order(column, tasks, records)
     )
-    rows = _labelled(rows)
-    rows.sort(key=lambda row: _row_order(row, columns, tasks))
-    marked = _mark(rows, columns)
+    if guidance is None:
+        rows.sort(key=lambda row: _row_order(row, columns, tasks))
+    marked = mark_best(rows, columns)
     first = records[0]
+    used = {run_id for row in rows for run_id in row.run_ids}
     return ComparisonTable(
         suite=first.suite,
         protocol=first.protocol.name,
@@ -189,9 +229,29 @@ def _table(records: Sequence[RunRecord]) -> ComparisonTable:
         limit=first.limit,
         tasks=tuple(tasks.values()),
         columns=tuple(columns),
-        rows=(*marked, *_chance_rows(columns, tasks)),
-        notes=notes,
+        rows=(*marked, *_chance_rows(columns, tasks, first)),
+        notes=(*left_out, *notes_of([record for record in records if record.run_id in used], rows)),
+        details=(*details_of(first), *(("sweep of guidance",) if guidance is not None else ())),
+        recipe=fingerprint(first.protocol.content),
     )
+
+
+def _rows_of_sweep(records: Sequence[RunRecord], guidance: Callable[[RunRecord], str]) -> list[Row]:
+    """Returns a row per guidance of one encoder, the weakest first, with how often the network ran."""
+    groups: dict[str, list[RunRecord]] = {}
+    for record in records:
+        groups.setdefault(guidance(record), []).append(record)
+    rows: list[Row] = []
+    for text in sorted(groups, key=_strength):
+        (row,) = _labelled([_row(groups[text], with_costs=True)])
+        rows.append(replace(row, label=f"{row.label} {text}", guidance=text))
+    return rows
+
+
+def _strength(guidance: str) -> tuple[str, float, str]:
+    """Orders guidances by kind and scale: none, auto, cfg."""
+    kind, scale = re.match(r"(?P<kind>[a-z]*):?(?P<scale>[0-9.]*)", guidance).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    return "" if kind == "none" else kind, float(scale or 0), guidance
 
 
 def _same_weights(records: Sequence[RunRecord]) -> tuple[list[list[RunRecord]], tuple[str, ...]]:
@@ -217,7 +277,7 @@ def _kind(record: RunRecord) -> Literal["encoder", "control", "untrained"]:
     return "control" if record.encoder.control else "encoder"
 
 
-def _row(records: Sequence[RunRecord]) -> Row:
+def _row(records: Sequence[RunRecord], *, with_costs: bool = False) -> Row:
     found: dict[Column, dict[int, MetricValue]] = {}
     used: dict[tuple[str, int], RunRecord] = {}
     for record in records:  # newest first: the first record of a (task, seed) is the one that counts
@@ -225,68 +285,58 @@ def _row(records: Sequence[RunRecord]) -> Row:
             if (task.name, record.seed) in used:
                 continue
             used[task.name, record.seed] = record
-            for metric in record.metrics:
+            for metric in (*record.metrics, *(_costs(record, task) if with_costs else [])):
                 if metric.task == task.name:
                     found.setdefault(_column(metric, task), {})[record.seed] = metric
     newest_record = records[0]
+    seeds = sorted({seed for _, seed in used})
+    if _ignores_seed(newest_record, found):
+        seeds = seeds[:1]
+        found = {column: {seeds[0]: by_seed[seeds[0]]} for column, by_seed in found.items()}
     return Row(
         label=newest_record.encoder.spec,
         kind=_kind(newest_record),
         encoder=newest_record.encoder,
         dtype=newest_record.environment.dtype,
-        seeds=tuple(sorted({seed for _, seed in used})),
+        seeds=tuple(seeds),
         run_ids=tuple(sorted({record.run_id for record in used.values()})),
-        cells={column: _cell(by_seed) for column, by_seed in found.items()},
+        cells={column: make_cell(by_seed) for column, by_seed in found.items()},
+        decoder=decoder_of(newest_record),
     )
 
 
-def _cell(by_seed: Mapping[int, MetricValue]) -> Cell:
-    metrics = [by_seed[seed] for seed in sorted(by_seed)]
-    for seed, metric in sorted(by_seed.items()):
-        if metric.value is None:  # a mean over the other seeds would be another quantity
-            prefix = f"seed {seed}: " if len(metrics) > 1 else ""
-            return Cell(value=None, reason=f"{prefix}{metric.reason}", interval=metric.interval)
-    values = tuple(metric.value for metric in metrics if metric.value is not None)
-    lows = [metric.low for metric in metrics if metric.low is not None]
-    highs = [metric.high for metric in metrics if metric.high is not None]
-    whole = len(lows) == len(metrics)
-    low = high = None
-    if whole and len(metrics) == 1:
-        low, high, how = lows[0], highs[0], metrics[0].interval
-    elif whole:
-        low, high, how = _over_seeds(values, lows, highs, metrics[0])
-    else:
-        how = next(metric.interval for metric in metrics if metric.low is None)
-    return Cell(
-        value=statistics.fmean(values),
-        low=low,
-        high=high,
-        interval=how,
-        by_seed=values,
-        seeds=tuple(sorted(by_seed)),
+def _ignores_seed(record: RunRecord, found: Mapping[Column, Mapping[int, MetricValue]]) -> bool:
+    """Whether several seeds gave the same reconstructions to the last bit: nothing was drawn, so they are one."""
+    if record.suite != "reconstruction" or not found:
+        return False
+    seeds = {tuple(sorted(by_seed)) for by_seed in found.values()}
+    same = all(
+        len({(metric.value, metric.low, metric.high, metric.n) for metric in by_seed.values()}) == 1
+        for by_seed in found.values()
     )
+    return same and len(seeds) == 1 and len(seeds.pop()) > 1
 
 
-def _over_seeds(
-    values: Sequence[float], lows: Sequence[float], highs: Sequence[float], first: MetricValue
-) -> tuple[float, float, str]:
-    """Returns the interval of a mean over seeds, for questions and seeds together, and how it was made.
-
-    All seeds answer the same questions, so the errors of the questions are taken as fully correlated: averaging does
-    not shrink them. With sd_q the mean standard error over questions and s the standard deviation over k seeds, the
-    variance is sd_q² + s² / k, with Student's t at Satterthwaite's degrees of freedom (doi 10.2307/3002019); the part
-    of the questions counts as known.
-    """
-    count, mean = len(values), statistics.fmean(values)
-    half_widths = [(high - low) / 2 for low, high in zip(lows, highs, strict=True)]
-    questions = (statistics.fmean(half_widths) / t_quantile(math.inf)) ** 2
-    seeds = statistics.variance(values) / count
-    total = questions + seeds
-    half = t_quantile((count - 1) * (total / seeds) ** 2 if seeds > 0 else math.inf) * math.sqrt(total)
-    low, high = mean - half, mean + half
-    if first.unit == "fraction":
-        low, high = max(0.0, low), min(1.0, high)
-    return low, high, f"{count} seeds and their questions (Satterthwaite t); one seed: {first.interval}"
+def _costs(record: RunRecord, task: TaskRecord) -> list[MetricValue]:
+    """Returns what a sample cost, as columns of their own: neither way is better."""
+    known = {entry.name: entry for entry in record.measurements}
+    return [
+        MetricValue(
+            task=task.name,
+            name=name,
+            control=MAIN,
+            group=None,
+            value=known[name].value if name in known else None,
+            unit="per sample",
+            higher_is_better=None,
+            n=task.n,
+            low=None,
+            high=None,
+            interval="none: a count",
+            reason=known[name].reason if name in known else "it was not recorded",
+        )
+        for name in COSTS
+    ]
 
 
 def _labelled(rows: Sequence[Row]) -> list[Row]:
@@ -298,7 +348,7 @@ def _column_order(
     column: Column, tasks: Mapping[str, TaskRecord], records: Sequence[RunRecord]
 ) -> tuple[int, int, int, int, int, str]:
     task = tasks[column.task]
-    names = list(dict.fromkeys(metric.name for record in records for metric in record.metrics))
+    names = list(dict.fromkeys([*COSTS, *(metric.name for record in records for metric in record.metrics)]))
     controls = [*CONTROLS, column.control]
     groups = [None, *task.groups, column.group]
     return (
@@ -321,54 +371,15 @@ def _row_order(row: Row, columns: Sequence[Column], tasks: Mapping[str, TaskReco
     return row.kind != "encoder", True, 0.0, row.label
 
 
-def _mark(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
-    """Marks the best row of each column where the difference is supported, and those that cannot be told from it.
-
-    Supported means: no other row's 95% interval overlaps the best one's, and with several seeds no seed of another row
-    reaches the worst seed of the best. A control competes and is never marked.
-    """
-    marks: dict[tuple[str, Column], Mark] = {}
-    for column in columns:
-        if column.control != MAIN or column.higher_is_better is None:
-            continue
-        sign = 1.0 if column.higher_is_better else -1.0
-        ranked = sorted(
-            ((sign * cell.value, row, cell) for row in rows if (cell := row.cell(column)).value is not None),
-            key=lambda item: (-item[0], item[1].label),
-        )
-        if len(ranked) < 2:
-            continue
-        _, top_row, top = ranked[0]
-        rivals = [row for _, row, cell in ranked[1:] if not _separated(top, cell, sign)]
-        if not rivals and top_row.kind == "encoder":
-            marks[top_row.label, column] = "best"
-        for row in [top_row, *rivals] if rivals else []:
-            if row.kind == "encoder":
-                marks[row.label, column] = "tied"
-    return [
-        replace(
-            row,
-            cells={
-                column: replace(cell, mark=marks.get((row.label, column), "")) for column, cell in row.cells.items()
-            },
-        )
-        for row in rows
-    ]
-
-
-def _separated(top: Cell, other: Cell, sign: float) -> bool:
-    if top.low is None or top.high is None or other.low is None or other.high is None:
-        return False
-    near, far = (top.low, other.high) if sign > 0 else (-top.high, -other.low)
-    worst, reached = min(sign * value for value in top.by_seed), max(sign * value for value in other.by_seed)
-    return near > far and worst > reached
-
-
-def _chance_rows(columns: Sequence[Column], tasks: Mapping[str, TaskRecord]) -> list[Row]:
+def _chance_rows(columns: Sequence[Column], tasks: Mapping[str, TaskRecord], record: RunRecord) -> list[Row]:
     cells: dict[Column, Cell] = {}
     for column in columns:
         task = tasks[column.task]
-        if column.metric != task.headline or column.group is not None or task.kind in PICTURE_KINDS:
+        if task.kind in PICTURE_KINDS:
+            if (level := chance_of(record, task, column.metric)) is not None:
+                cells[column] = Cell(value=level, interval="none: a constant")
+            continue
+        if column.metric != task.headline or column.group is not None:
             continue
         reason = None if task.chance is not None else f"the chance level of {task.name} is not known"
         cells[column] = Cell(value=task.chance, reason=reason, interval="none: a constant")

@@ -135,7 +135,9 @@ def test_noise_is_named(tmp_path: Path, name: str, seed: int) -> None:
 @pytest.mark.parametrize("name", ["w.bin", "w.safetensors"])
 def test_a_page_in_place_of_the_file_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("<!DOCTYPE html><html>404</html>")
-    assert f"'{name}' is damaged" in refused(tmp_path / name).what
+    error = refused(tmp_path / name)
+    assert error.what == (f"'{name}' is a text file, not weights: it begins with '<!DOCTYPE html><html>404</html>'")
+    assert "get the file again" in error.fix
 
 
 @pytest.mark.parametrize("name", ["w.bin", "w.safetensors"])
@@ -209,3 +211,10 @@ def test_a_stream_is_not_confused_by_its_name(tmp_path: Path) -> None:
     torch.save(STATE, buffer)
     (tmp_path / "w.safetensors").write_bytes(buffer.getvalue())  # a pickle under the other name
     assert "'w.safetensors' is damaged" in refused(tmp_path / "w.safetensors").what
+
+
+def test_a_damaged_file_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(b'\x40\x00\x00\x00\x00\x00\x00\x00{"a": ')
+    with pytest.raises(DataError, match="is damaged"):
+        read_state(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,14 +103,18 @@ def test_autoguidance_changes_the_samples_and_a_scale_of_one_does_not(gen: Gen, 
     assert scores["guidance auto:3"] != scores["guidance auto:1"]
 
 
-def test_a_sweep_has_a_record_and_a_table_each(gen: Gen, parts: Parts) -> None:
+def test_a_sweep_has_a_record_each_and_one_table_with_the_cost_of_each(gen: Gen, parts: Parts) -> None:
     done = gen(*parts.words, "--guidance", "none", "--guidance", "cfg:1.5", "--guidance", "cfg:2")
     records = [record for record in done.records if record["suite"] == "generation"]
     assert len(records) == 3
     assert len({value(record, "FD-wardrobe") for record in records}) == 3
     assert {measured(record, "network passes") for record in records} == {5, 10}
-    for text in ("guidance cfg:1.5", "guidance cfg:2", "mini-smoke, given"):
-        assert text in done.out
+    (title,) = (line for line in done.out.splitlines() if line.startswith("generation"))
+    assert "mini-smoke, given decoder + stats + dit v1" in title
+    assert "sweep of guidance" in title
+    assert "NFE per sample" in done.out
+    rows = [line.split()[1] for line in done.out.splitlines() if line.startswith("clip/mini ")]
+    assert rows[:3] == ["none", "cfg:1.5", "cfg:2"]
 
 
 def test_other_given_weights_are_no_newer_run_of_the_same(gen: Gen, parts: Parts, tmp_path: Path) -> None:
@@ -183,27 +188,64 @@ def test_an_odd_number_of_samples_has_classes_that_differ_by_one_at_most(
 
 
 def test_every_run_of_a_sweep_has_a_folder_of_its_own(gen: Gen, parts: Parts, tmp_path: Path) -> None:
-    words = ("--guidance", "none", "--guidance", "cfg:2", "--seed", "0", "--seed", "1")
-    gen(*parts.words, *words, "--save-samples", str(tmp_path / "s"), "--save-format", "npz")
+    sweep = ("--guidance", "none", "--guidance", "cfg:2", "--seed", "0", "--seed", "1")
+    words = (*parts.words, *sweep, "--save-samples", str(tmp_path / "s"), "--save-format", "npz")
+    gen(*words)
     names = sorted(path.name for path in (tmp_path / "s").iterdir())
     assert names == [f"clip-mini-{guidance}-seed-{seed}" for guidance in ("cfg-2", "none") for seed in (0, 1)]
     digests = {(tmp_path / "s" / name / "samples.npz").read_bytes() for name in names}
     assert len(digests) == 4
+    # A kill while one of them was written: the same command goes on.
+    last = tmp_path / "s" / names[-1]
+    whole = (last / "samples.npz").read_bytes()
+    (last / "samples.npz").write_bytes(whole[:100])
+    last.rename(tmp_path / "s" / f".{last.name}.ab12_x9z.tmp")
+    gen(*words)
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == names
+    assert (last / "samples.npz").read_bytes() == whole
 
 
 def test_saved_samples_do_not_depend_on_what_was_cached(gen: Gen, parts: Parts, tmp_path: Path) -> None:
-    before = value(generation(gen(*parts.words)), "FD-wardrobe")
-    gen(*parts.words, "--save-samples", str(tmp_path / "a"), "--save-format", "npz")
-    done = gen(*parts.words, "--save-samples", str(tmp_path / "b"), "--save-format", "npz")
+    words = (*parts.words, "--save-format", "npz", "--save-samples")
+    before = gen(*words, str(tmp_path / "a"))
+    shutil.rmtree(tmp_path / "cache" / "samples")
+    done = gen(*words, str(tmp_path / "b"))
     assert (tmp_path / "a" / "samples.npz").read_bytes() == (tmp_path / "b" / "samples.npz").read_bytes()
-    assert {value(record, "FD-wardrobe") for record in done.records if record["suite"] == "generation"} == {before}
+    assert [record["run_id"] for record in done.records] == [record["run_id"] for record in before.records]
 
 
-def test_the_sheet_of_samples_is_the_same_with_all_of_them_kept(gen: Gen, parts: Parts, tmp_path: Path) -> None:
-    gen(*parts.words)
-    gen(*parts.words, "--save-samples", str(tmp_path / "s"))
-    sheets = {path.read_bytes() for path in (tmp_path / "runs").glob("*/samples.png")}
-    assert len(sheets) == 1
+def test_saving_samples_makes_no_second_record_and_refuses_a_folder_of_others(
+    gen: Gen, parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = gen(*parts.words)
+    words = (*parts.words, "--save-samples", str(tmp_path / "s"))
+    kept = gen(*words)
+    assert [record["run_id"] for record in kept.records] == [record["run_id"] for record in first.records]
+    assert len(list((tmp_path / "s").glob("*.png"))) == COUNT
+    refused = command(tmp_path, monkeypatch, *SMOKE, *words, "--seed", "3")
+    assert refused.code == 2
+    assert "holds other samples" in refused.err
+    assert not list((tmp_path / "cache" / "work").iterdir())  # it was said before anything was sampled
+
+
+def test_scores_are_the_same_whether_all_pictures_are_kept_or_few(
+    gen: Gen, parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = gen(*parts.words)
+    kept = command(tmp_path / "other", monkeypatch, *SMOKE, *parts.words, "--save-samples", str(tmp_path / "s"))
+    assert kept.code == 0, kept.err
+    assert generation(few)["metrics"] == generation(kept)["metrics"]
+    assert [step["key"] for step in generation(few)["steps"]] == [step["key"] for step in generation(kept)["steps"]]
+    sheets, passes = (
+        [
+            {path.relative_to(folder): path.read_bytes() for path in folder.glob(pattern)}
+            for folder in (tmp_path, tmp_path / "other")
+        ]
+        for pattern in ("cache/scores/*/samples.png", "cache/samples/*/passes-*/*.npz")
+    )
+    assert sheets[0] == sheets[1]
+    assert len(sheets[0]) == 1
+    assert passes[0].items() <= passes[1].items()
 
 
 def test_a_released_mean_of_none_is_zero(gen: Gen, parts: Parts, tmp_path: Path) -> None:

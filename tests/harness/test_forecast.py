@@ -229,7 +229,7 @@ def test_times_are_those_of_the_newest_record_of_such_a_run(tmp_path: Path) -> N
         ({"encoders": []}, "--encoder", "no encoder named"),
         ({"suite": "generatoin"}, "--suite", "unknown suite 'generatoin'"),
         ({"suite": "understanding"}, "--protocol", "has no section 'understanding'"),
-        ({"suite": "all"}, "--suite", "one suite at a time"),
+        ({"suite": "all", "num_samples": 1}, "--num-samples", "must be 2 or more, got 1"),
         ({"protocol": "rae-imagenet"}, "--protocol", "unknown protocol 'rae-imagenet'"),
         ({"num_samples": 1}, "--num-samples", "must be 2 or more, got 1"),
         ({"suite": "reconstruction", "num_samples": 9}, "--num-samples", "needs --suite generation"),

@@ -16,6 +16,7 @@ from ovbench.results.record import (
     MetricValue,
     ProtocolRecord,
     RunRecord,
+    SourceRecord,
     StepRecord,
     TaskRecord,
 )
@@ -157,6 +158,7 @@ def record(
         "finished_utc": f"2026-01-{day:02d}T10:02:30Z",
         "complete": True,
         "warnings": (),
+        "sources": (SourceRecord(role="training pictures", name="a world", digest="s" * 64, count=8192),),
     }
     return RunRecord.new(**{**fields, **changes})
 

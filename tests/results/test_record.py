@@ -43,6 +43,15 @@ def test_every_golden_record_loads() -> None:
         assert record.protocol.label == "mini v1"
 
 
+def test_a_record_of_schema_2_names_no_sources_and_one_of_schema_3_does() -> None:
+    old, new = (
+        RunRecord.from_json((GOLDEN / name).read_text(encoding="utf-8"), where=name) for name in ("v2.json", "v3.json")
+    )
+    assert old.sources == ()
+    assert (new.sources[0].role, new.sources[0].count) == ("training pictures", 8192)
+    assert old.fingerprint == new.fingerprint
+
+
 def test_the_newest_schema_is_written_as_its_golden_record(make: Any) -> None:
     """On purpose out of reach of `make golden`: where this differs, raise SCHEMA_VERSION and add a migration."""
     path = GOLDEN / f"v{SCHEMA_VERSION}.json"

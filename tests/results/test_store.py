@@ -115,7 +115,7 @@ def test_a_damaged_record_is_named(store: RunStore, make: Any) -> None:
 
 def test_a_record_of_a_newer_schema_stops_the_reading(store: RunStore, make: Any) -> None:
     path = store.root / store.keep(make.record(), []).run_id / "record.json"
-    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 9'))
+    path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 9'))
     with pytest.raises(RecordError, match="schema version 9"):
         store.records()
 

@@ -21,7 +21,7 @@ from ovbench._base.lazy import require
 from ovbench._base.paths import asset
 from ovbench._base.seeding import derive
 from ovbench.encoders.base import COMMIT, LoadRequest
-from ovbench.encoders.modeling.weights_file import FETCH_AGAIN, read_tensors
+from ovbench.encoders.modeling.weights_file import FETCH_AGAIN, read_tensors, refuse_text
 
 log = logging.getLogger(__name__)
 M = TypeVar("M", bound=torch.nn.Module)
@@ -257,6 +257,7 @@ def read_pickle(path: Path) -> object:
             warnings.simplefilter("ignore")  # torch's own advice on pickles is to run them
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        refuse_text(path)
         if refused := re.search(r"GLOBAL (\S+)", str(error)):
             raise DataError(
                 f"'{path.name}' holds pickled code or objects ({refused[1]}), which are not loaded",
@@ -269,6 +270,7 @@ def read_pickle(path: Path) -> object:
             fix="get the weights as safetensors, or save a plain dictionary of tensors with torch.save",
         ) from error
     except Exception as error:  # a damaged pickle fails in any way
+        refuse_text(path)
         raise _damaged(path, error) from error
 
 

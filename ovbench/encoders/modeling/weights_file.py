@@ -14,7 +14,27 @@ from torch import Tensor
 from ovbench._base.errors import DataError
 
 C = TypeVar("C")
+_LOOKED_AT = 64  # bytes at the start of a file
 FETCH_AGAIN = "get the file again, and compare its size with the one that its page states"
+
+
+def refuse_text(path: Path) -> None:
+    """Refuses a text where weights were named: a page that was saved in place of a file, a list of paths, a note.
+
+    Raises:
+        DataError: The file begins as a text does; its first words are shown.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(_LOOKED_AT).decode("ascii")
+    except (OSError, UnicodeDecodeError):
+        return  # its reader says what is wrong
+    if start and all(sign.isprintable() or sign in "\r\n\t" for sign in start):
+        raise DataError(
+            f"'{path.name}' is a text file, not weights: it begins with '{' '.join(start.split())[:40]}'",
+            where=str(path),
+            fix=FETCH_AGAIN,
+        )
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -29,6 +49,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError:
         raise DataError(f"no such file '{path.name}'", where=str(path.parent)) from None
     except (SafetensorError, OSError) as error:
+        refuse_text(path)
         raise DataError(f"'{path.name}' is damaged: {error}", where=str(path)) from error
 
 

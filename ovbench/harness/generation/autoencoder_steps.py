@@ -33,7 +33,7 @@ from ovbench.harness.generation.rae import RAE
 from ovbench.harness.generation.setting import Setting
 from ovbench.harness.generation.slots import Group, default_group_size, share_of_rank
 from ovbench.harness.generation.stats_files import load_stats, save_stats
-from ovbench.harness.generation.step_runner import PictureRunner
+from ovbench.harness.generation.step_runner import Counted, PictureRunner
 from ovbench.harness.generation.train_decoder import train_decoder
 from ovbench.harness.metrics.extractor_base import Extractor
 from ovbench.harness.metrics.lpips import Lpips
@@ -96,7 +96,7 @@ class AutoencoderSteps:
 
         def build(out: Path, work: Path, progress: Progress) -> None:
             began = time.monotonic()
-            store_latents(
+            encoded = store_latents(
                 source,
                 work / "latents",
                 dtype="bfloat16" if recipe.dit.latent_cache == "bfloat16" else "float32",
@@ -104,7 +104,7 @@ class AutoencoderSteps:
                 processes=self.setting.processes,
                 progress=progress,
             )
-            self.runner.speed("encode", self.setting.train.num_pictures, began, "images/s")
+            self.runner.speed("encode", sum(self.setting.processes.gather(encoded)), began, "images/s")
             self.runner.take_over(work / "latents", out / "latents")
 
         return LatentStore(self.runner.obtain(step, "latents", (), build).path / "latents")
@@ -244,7 +244,7 @@ class AutoencoderSteps:
 
         def build(out: Path, work: Path, progress: Progress) -> None:
             stored = self._latents if isinstance(self._latents, LatentStore) else None
-            began = time.monotonic()
+            began, counted = time.monotonic(), Counted(progress)
             weights = train_decoder(
                 setting.encoder,
                 setting.train,
@@ -258,11 +258,10 @@ class AutoencoderSteps:
                 # The world draws no crops, so its decoder can read what is stored.
                 latents=stored if setting.recipe.data.source == "world" else None,
                 source=self._perceptual,
-                progress=progress,
+                progress=counted,
             )
             self.runner.keep_training(out, work, [weights])
-            samples = recipe.optimiser.num_steps(setting.train.num_pictures) * recipe.optimiser.batch_size
-            self.runner.speed("train decoder", samples, began, "images/s")
+            self.runner.speed("train decoder", counted.count * recipe.optimiser.batch_size, began, "images/s")
 
         return self.runner.obtain(self.decoder_step, "decoder", (lambda: self._latents,), build)
 

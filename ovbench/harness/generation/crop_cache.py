@@ -28,10 +28,12 @@ from ovbench._base.files import atomic_file, folder_lock, make_dir, read_json, w
 from ovbench._base.fingerprint import fingerprint
 from ovbench.encoders.preprocess import adm_center_crop
 from ovbench.harness.generation.labelled_source import LabelledSource
+from ovbench.harness.use_marks import mark_in_use
 
 log = logging.getLogger(__name__)
 S = TypeVar("S")
 T = TypeVar("T")
+FOLDER = "crops"  # below the folder of the whole cache
 MANIFEST = "manifest.json"
 _ALGORITHM = "adm-centre/1"  # of `adm_center_crop`; another one is another cache
 _MAPPED = 512  # shards that are held open; a process may often have 1024 files
@@ -108,7 +110,13 @@ class CropCache:
             "shard_pictures": shard_pictures,
         }
         self.folder = folder.expanduser() / f"crops-{side_px}px-{fingerprint(manifest)[:16]}"
-        self._open_manifest(manifest)
+        mark = None
+        while mark is None:  # `ovbench cache gc` may be removing what was there
+            self._open_manifest(manifest)
+            mark = mark_in_use(self.folder / MANIFEST)
+        self._mark = mark
+        with contextlib.suppress(OSError):  # a cache that may only be read
+            os.utime(self.folder / MANIFEST)  # when it was last used
         self._lock, self._mapped = Lock(), OrderedDict[int, NDArray[np.uint8]]()
 
     def _open_manifest(self, manifest: dict[str, Any]) -> None:
@@ -144,7 +152,7 @@ class CropCache:
         return len(self._range(shard)) * (self._picture_bytes + 4)
 
     def _path(self, shard: int) -> Path:
-        return self.folder / f"crops-{shard:05d}.u8"
+        return shard_path(self.folder, shard)
 
     def missing(self) -> list[int]:
         """Returns the shards that are not there or not of the right size."""
@@ -216,7 +224,7 @@ class CropCache:
 
     @contextlib.contextmanager
     def _locked(self, shard: int, *, wait: bool) -> Iterator[None]:
-        with folder_lock(self.folder / "locks" / f"{shard:05d}", wait=wait, purpose="cutter of crops"):
+        with cutting(self.folder, shard, wait=wait):
             yield
 
     def _cut_if_missing(self, shard: int, *, wait: bool, on_shard: Callable[[int, int], None] | None) -> None:
@@ -324,6 +332,36 @@ class CropCache:
     def _forget(self, shard: int) -> None:
         with self._lock:
             self._mapped.pop(shard, None)
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    """Returns where a shard of a cache is, or will be."""
+    return folder / f"crops-{shard:05d}.u8"
+
+
+def cutting(folder: Path, shard: int, *, wait: bool) -> contextlib.AbstractContextManager[None]:
+    """Holds the lock of the one who writes, or removes, a shard; see `folder_lock`."""
+    return folder_lock(folder / "locks" / f"{shard:05d}", wait=wait, purpose="cutter of crops")
+
+
+def shard_fault(path: Path, first: int, count: int, side_px: int) -> str | None:
+    """Returns what is wrong with a shard, or None; reads all of it and needs no originals.
+
+    Args:
+        path: The shard, which is there.
+        first: Number of its first picture.
+        count: Its pictures.
+        side_px: Their side.
+    """
+    size = side_px * side_px * 3
+    if path.stat().st_size != count * (size + 4):
+        return "it has another size than its pictures"
+    data = np.memmap(path, np.uint8, mode="r")
+    sums = data[count * size :].view("<u4")
+    for row in range(count):
+        if _checksum(data[row * size : (row + 1) * size], first + row) != sums[row]:
+            return f"picture {first + row} does not match its checksum"
+    return None
 
 
 def _put(out: NDArray[np.uint8], row: int, data: NDArray[np.uint8] | None) -> bool:

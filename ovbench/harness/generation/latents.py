@@ -126,7 +126,7 @@ def store_latents(
     flips: bool,
     processes: Processes = ALONE,
     progress: Progress = no_progress,
-) -> None:
+) -> int:
     """Writes the latents of all pictures; continues where a killed call stopped.
 
     Args:
@@ -136,6 +136,9 @@ def store_latents(
         flips: Store mirrored pictures too.
         processes: Each takes passes in turn.
         progress: Told the number of this process's passes that are done.
+
+    Returns:
+        How many pictures this process encoded now.
 
     Raises:
         ConfigError: The disk is full.
@@ -182,6 +185,7 @@ def store_latents(
         card = {"shape": list(source.shape), "dtype": dtype, "views": list(views), "num_pictures": count}
         atomic_write_text(folder / _CARD, json.dumps(card, sort_keys=True) + "\n")
     processes.barrier()
+    return sum(len(group.indices) for group in own[start:])
 
 
 def _forget(folder: Path) -> None:

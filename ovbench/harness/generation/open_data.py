@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.fingerprint import fingerprint
 from ovbench._base.paths import cache_dir
+from ovbench.harness.generation.crop_cache import FOLDER
 from ovbench.harness.generation.imagenet_checks import check_labelled, check_same_classes
 from ovbench.harness.generation.imagenet_data import ImageNetPictures
 from ovbench.harness.generation.imagenet_sources import open_labelled
@@ -148,6 +149,6 @@ def _labelled(config: DataConfig, data: str, split: str) -> LabelledSource:
 
 def _imagenet(config: DataConfig, source: LabelledSource, count: int | None) -> PictureData:
     part = None if count is None or count == source.num_pictures else evenly(source.labels, count, config.num_classes)
-    folder = cache_dir() / "crops" / f"{source.digest[:24]}-{config.image_px}"
+    folder = cache_dir() / FOLDER / f"{source.digest[:24]}-{config.image_px}"
     whole = ImageNetPictures(source, side_px=config.image_px, cache=folder if part is None else None)
     return whole if part is None else Subset(whole, part)

@@ -57,8 +57,8 @@ def make_parts(
     num_kept: int,
     processes: Processes = ALONE,
     progress: Progress = no_progress,
-) -> None:
-    """Makes the passes that are not there yet, each process its share.
+) -> int:
+    """Makes the passes that are not there yet, each process its share; returns how many items this one made now.
 
     Args:
         folder: Of the files of passes; the same for all processes.
@@ -76,7 +76,7 @@ def make_parts(
     """
     make_dir(folder)
     share = share_of_rank(num_items, group_size, processes.rank, processes.world_size)
-    done = 0
+    done = made_now = 0
     for group in groups(share, group_size):
         path = _path(folder, group)
         if _read(path, group) is None:
@@ -90,8 +90,35 @@ def make_parts(
             kept = [slot for index, slot in zip(group.indices, slots, strict=True) if index < num_kept]
             arrays[_IMAGES] = made.images_u8[kept]
             atomic_write_bytes(path, _packed(arrays))
+            made_now += len(group.indices)
         done += len(group.indices)
         progress(done, len(share))
+    processes.barrier()
+    return made_now
+
+
+def trim_parts(
+    source: Path, folder: Path, num_items: int, group_size: int, *, num_kept: int, processes: Processes = ALONE
+) -> None:
+    """Writes finished passes again with fewer pictures: the same bytes as those that keep so few from the start.
+
+    Args:
+        source: Of the passes that keep more.
+        folder: Of those that keep `num_kept`; the same for all processes.
+        num_items: As in `make_parts`.
+        group_size: As in `make_parts`.
+        num_kept: As in `make_parts`.
+        processes: Take passes in turn.
+
+    Raises:
+        DataError: A pass is missing or damaged.
+        ConfigError: The disk is full; finished passes are kept.
+    """
+    make_dir(folder)
+    for group in groups(share_of_rank(num_items, group_size, processes.rank, processes.world_size), group_size):
+        arrays = _whole(source, group)
+        arrays[_IMAGES] = arrays[_IMAGES][: max(0, num_kept - group.indices[0])]
+        atomic_write_bytes(_path(folder, group), _packed(arrays))
     processes.barrier()
 
 
@@ -139,7 +166,8 @@ def read_parts(
 
     return Content(
         features=found.finish(),
-        values={name: np.concatenate(parts) for name, parts in values.items()},
+        # What a pass of an older version does not say is said of none.
+        values={name: np.concatenate(parts) for name, parts in values.items() if len(parts) == len(passes)},
         images_u8=np.concatenate(images),
         kept=kept,
     )

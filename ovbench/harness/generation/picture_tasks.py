@@ -88,6 +88,34 @@ def layers_of(task: PictureTask, info: ExtractorInfo) -> tuple[str, ...]:
     return tuple(layers)
 
 
+def few_pictures(
+    task: PictureTask, info: ExtractorInfo, count: int, *, expected: int | None = None, num_compared: int | None = None
+) -> list[str]:
+    """Returns what has to be said where a task's distances are of too few pictures.
+
+    Args:
+        task: What is scored.
+        info: Of its network.
+        count: Pictures that are scored.
+        expected: As many as the protocol asks for; None: all that there are.
+        num_compared: Pictures that they are compared with; None: as many, or statistics.
+    """
+    found: list[str] = []
+    if expected is not None and count < expected:
+        found.append(
+            f"{task.name}: {count:,} samples, and the protocol asks for {expected:,}: distances of few samples are "
+            "larger, so compare them with those of as many alone"
+        )
+    frechet = any(name in ("fid", "sfid", "fid-infinity") for name in task.set_metrics)
+    fewest = count if num_compared is None else min(count, num_compared)
+    if frechet and fewest <= info.dim:
+        found.append(
+            f"{task.name}: {fewest:,} pictures are no more than the {info.dim:,} dimensions of the features: their "
+            "covariance has no full rank, and a Fréchet distance says little"
+        )
+    return found
+
+
 def headline_of(task: PictureTask, info: ExtractorInfo) -> str:
     """Returns the name under which the headline stands in records, e.g. `FD-wardrobe`."""
     return spec_of(task.headline, None if task.headline in task.pair_metrics else info).name

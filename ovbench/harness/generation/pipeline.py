@@ -7,7 +7,7 @@ the end: where the scores are cached, nothing before them is touched.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,12 @@ from ovbench.harness.generation.picture_tasks import (
     TaskScore,
     against_adm,
     against_pictures,
+    few_pictures,
     layers_of,
     score_pictures,
     score_values,
 )
+from ovbench.harness.generation.sample_folders import is_saved
 from ovbench.harness.generation.sampling import Evaluations
 from ovbench.harness.generation.sampling_steps import SHEET_COLUMNS, UNTRAINED, SamplingSteps, moment_name
 from ovbench.harness.generation.saved_samples import save_samples
@@ -42,7 +44,7 @@ from ovbench.harness.steps import Step, StepCache, StepResult
 from ovbench.harness.training import Progress
 from ovbench.tasks.pictures import READ_BACK, PictureTask
 
-SCORES, SAMPLES_SHEET, PAIRS_SHEET = "scores.json", "samples.png", "reconstructions.png"
+SCORES, COST, SAMPLES_SHEET, PAIRS_SHEET = "scores.json", "cost.json", "samples.png", "reconstructions.png"
 _STILL_FALLING = 0.10  # share by which a distance falls after the last probe before the training counts as unfinished
 
 
@@ -67,7 +69,7 @@ class Outcome:
     scores: list[PictureScores] = field(default_factory=list)
     steps: list[StepResult] = field(default_factory=list)
     health: Mapping[str, Any] = field(default_factory=dict)
-    evaluations: Evaluations | None = None  # None: samples came from the cache
+    evaluations: Evaluations | None = None  # of a sample; None: none were scored, or it is not known
     throughput: Mapping[str, tuple[float, str]] = field(default_factory=dict)  # what was made now → rate and unit
     files: dict[str, Path] = field(default_factory=dict)  # name in the run's folder → file
     warnings: list[str] = field(default_factory=list)
@@ -95,6 +97,8 @@ class GenerationRun:
 
     def run(self) -> Outcome:
         """Returns the scores of every task, computing what is missing."""
+        if self.setting.processes.is_main:
+            self._check_saved()
         outcome = Outcome(setting=self.setting)
         for task in self.setting.tasks:
             found = (
@@ -107,7 +111,7 @@ class GenerationRun:
         if self.setting.pictures is not None and any(task.kind == "generation" for task in self.setting.tasks):
             outcome.health = self.autoencoder.health()
         outcome.steps = [self.runner.result(step) for step in self.steps()]
-        outcome.throughput, outcome.evaluations = self.runner.throughput, self.sampling.evaluations
+        outcome.throughput = self.runner.throughput
         return outcome
 
     def steps(self) -> list[Step]:
@@ -173,6 +177,7 @@ class GenerationRun:
         step = self._reconstruction_step(task)
         path = self.runner.obtain(step, f"scores ({task.name})", (originals_of, made_of), build).path
         outcome.files[PAIRS_SHEET] = path / PAIRS_SHEET
+        outcome.warnings += few_pictures(task, extractor.info, setting.test.num_pictures)
         return PictureScores(
             task=task,
             extractor=extractor,
@@ -232,6 +237,8 @@ class GenerationRun:
                 found[key] = [score.to_dict() for score in scores]
                 progress(number + 1, len(contents))
             write_json(out / SCORES, found)
+            if (cost := self.sampling.evaluations(contents[None])) is not None:
+                write_json(out / COST, asdict(cost))
             self._save_sheet(out / SAMPLES_SHEET, contents[None])
 
         def compared() -> None:
@@ -243,12 +250,22 @@ class GenerationRun:
         parents = [lambda moment=moment: self.sampling.samples(moment, extractor, layers) for moment in moments]
         path = self.runner.obtain(step, f"scores ({task.name})", (*parents, compared), build).path
         outcome.files[SAMPLES_SHEET] = path / SAMPLES_SHEET
+        # Scores of an older version do not say it; of a fixed grid it is known all the same.
+        stored_cost = Evaluations(**read_json(path / COST)) if (path / COST).is_file() else None
+        outcome.evaluations = stored_cost or self.sampling.evaluations(None)
         stored = _read_scores(path / SCORES)
         groups = tuple(moment_name(moment) for moment in self._moments)
         by_group: dict[str | None, list[TaskScore]] = {None: stored["scores"]}
         by_group |= {group: stored[f"scores at {group}"] for group in groups}
         if (warning := _unfinished(task, by_group, groups)) is not None:
             outcome.warnings.append(warning)
+        outcome.warnings += few_pictures(
+            task,
+            extractor.info,
+            setting.sampling.num_samples,
+            expected=setting.recipe.sampling.num_samples,
+            num_compared=None if task.reference == "adm" else setting.test.num_pictures,
+        )
         return PictureScores(
             task=task,
             extractor=extractor,
@@ -274,15 +291,35 @@ class GenerationRun:
             f"labels {sampler.labels}, {sampling.quantise} to 8 bits"
         )
 
+    def _saved_task(self) -> PictureTask | None:
+        """The task whose samples are saved: the first that has some; all tasks score the same ones."""
+        return next((task for task in self.setting.tasks if task.kind == "generation"), None)
+
+    def _samples_card(self, task: PictureTask) -> dict[str, Any]:
+        """Returns what a folder of saved samples says of itself: equal for equal files."""
+        extractor = self.setting.extractors[task.extractor]
+        step = self.sampling.samples_step(None, extractor, layers_of(task, extractor.info), keeps_all=True)
+        return {
+            "format": 1,
+            "samples": step.key,
+            "num_samples": self.setting.sampling.num_samples,
+            "save_format": self.setting.options.save_format,
+        }
+
+    def _check_saved(self) -> bool:
+        """Whether the samples are saved already; refuses a folder of others before anything is computed."""
+        folder, task = self.setting.options.save_samples, self._saved_task()
+        return folder is not None and task is not None and is_saved(folder, self._samples_card(task))
+
     def _save_samples(self, folder: Path) -> None:
-        """Writes the samples of the first task that has some; all tasks score the same ones."""
-        for task in self.setting.tasks:
-            if task.kind == "generation":
-                extractor = self.setting.extractors[task.extractor]
-                content = self.sampling.samples(None, extractor, layers_of(task, extractor.info))
-                if self.setting.processes.is_main:
-                    save_samples(folder, content.kept(), content.values["labels"], self.setting.options.save_format)
-                return
+        task, processes = self._saved_task(), self.setting.processes
+        if task is None or processes.broadcast(processes.is_main and self._check_saved()):
+            return
+        extractor = self.setting.extractors[task.extractor]
+        content = self.sampling.all_pictures(extractor, layers_of(task, extractor.info))
+        if processes.is_main:
+            card = self._samples_card(task)
+            save_samples(folder, content.kept(), content.values["labels"], self.setting.options.save_format, card)
 
     def _save_sheet(self, path: Path, content: Content) -> None:
         count = self.sampling.num_shown

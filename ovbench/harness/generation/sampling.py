@@ -35,11 +35,11 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluations:
-    """How often networks ran for each image."""
+    """How often networks ran for each image; means where they are of several, as an adaptive solver makes them."""
 
-    velocities: int  # NFE: velocities that the solver asked for
-    network: int  # passes of the network, the one without class included
-    guide: int  # passes of the guide
+    velocities: float  # NFE: velocities that the solver asked for
+    network: float  # passes of the network, the one without class included
+    guide: float  # passes of the guide
 
 
 def group_size_of(config: SamplingConfig, network: Stage2Config, device: torch.device) -> int:

@@ -5,26 +5,32 @@ Contract: a folder of samples appears whole or not at all, and nothing that is t
 
 from __future__ import annotations
 
+import shutil
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from ovbench._base.errors import DataError
-from ovbench._base.files import atomic_dir, writing
+from ovbench._base.files import atomic_dir, write_json, writing
 from ovbench.harness.generation.options_config import SaveFormat
-from ovbench.harness.generation.sample_folders import check_target
+from ovbench.harness.generation.sample_folders import CARD, is_saved, leftovers
 
 LABELS, ARCHIVE = "labels.csv", "samples.npz"
 
 
 def save_samples(
-    folder: Path, batches: Iterable[NDArray[np.uint8]], labels: NDArray[np.int64], save_format: SaveFormat
+    folder: Path,
+    batches: Iterable[NDArray[np.uint8]],
+    labels: NDArray[np.int64],
+    save_format: SaveFormat,
+    card: Mapping[str, Any],
 ) -> None:
-    """Writes samples into a new folder, without holding more than a batch of them.
+    """Writes samples into a new folder, without holding more than a batch of them; where they are already, nothing.
 
     png: `000000.png` … by number, and `labels.csv` (index, label). npz: `samples.npz` with `arr_0` uint8 [N, H, W, 3]
     and `arr_1` int64 [N], as in the files of github.com/openai/guided-diffusion.
@@ -34,16 +40,21 @@ def save_samples(
         batches: uint8 [B, H, W, 3], by number.
         labels: Classes of all, [N].
         save_format: png or npz.
+        card: What they are, JSON-able; it lies beside them as `samples.json`.
 
     Raises:
-        ConfigError: The folder is there, or cannot be written; nothing is left behind then.
+        ConfigError: The folder holds something else, or cannot be written; nothing is left behind then.
         DataError: There are more or fewer pictures than classes.
     """
-    check_target(folder)
+    if is_saved(folder, card):
+        return
+    for left in leftovers(folder):
+        shutil.rmtree(left, ignore_errors=True)
     with atomic_dir(folder) as temporary, writing(folder):
         write = _write_npz if save_format == "npz" else _write_pngs
         if (count := write(temporary, batches, labels.astype(np.int64))) != len(labels):
             raise DataError(f"{count} pictures have {len(labels)} classes", where=str(folder))
+        write_json(temporary / CARD, dict(card))
 
 
 def _write_pngs(folder: Path, batches: Iterable[NDArray[np.uint8]], labels: NDArray[np.int64]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +25,7 @@ from ovbench.harness.generation.given_parts import (
     given_stats,
     named_network,
 )
+from ovbench.harness.generation.imagenet_hub import is_hub_id
 from ovbench.harness.generation.input_sizes import at_the_grid, fold_of, is_native
 from ovbench.harness.generation.latent_stats import LatentStats
 from ovbench.harness.generation.losses import Perceptual
@@ -43,6 +44,7 @@ from ovbench.harness.plan import Job
 from ovbench.tasks.pictures import PictureTask
 
 log = logging.getLogger(__name__)
+DEFAULT_BATCH_SIZE = 64  # of questions, where a command names none
 _DINO = ("dino_vit_small_patch8_224.pth", "dino_deitsmall8_pretrain.pth")  # RAE's file, and DINO's own
 
 
@@ -81,6 +83,11 @@ class Setting:
         return self.pictures.test
 
     @property
+    def trains_decoder(self) -> bool:
+        """Whether stage 1 is trained here."""
+        return not self.native and self.options.decoder is None
+
+    @property
     def perceptual(self) -> Perceptual | None:
         """The perceptual network that the decoder is trained with."""
         return None if self.lpips is None or self.recipe.decoder.loss.lpips_weight == 0 else self.lpips.distance
@@ -115,30 +122,17 @@ def open_setting(job: Job, *, quiet: bool = False) -> Setting:
     recipe = read_recipe(job.protocol.section(job.suite), where=f"protocol '{job.protocol.name}', generation")
     tasks = tuple(cast(PictureTask, task) for task in job.tasks)
     processes = open_processes(job.device)
+    # What lies on this machine is looked at first: nothing is fetched from a hub for a run that lacks a file here.
+    extractors = _scoring_networks(tasks, options, processes)
+    pictures = _local_pictures(tasks, recipe, options)
+    surely_trains = recipe.decoder.kind == "rae" and options.decoder is None  # whatever the encoder is
+    dino = _backbone(recipe, options) if surely_trains else None
     encoder = encoder_for(job.encoder, recipe, device=str(processes.device), dtype=job.dtype)
     native = _is_native(encoder, recipe, options)
-    fold, network, guide, decoder = _networks(encoder, recipe, options, native=native)
-    extractors = {task.extractor: _scoring_network(task, options, processes) for task in tasks}
-    for task in tasks:
-        check_task(task, extractors[task.extractor].info)
-        if task.reference == "adm":
-            if options.reference is None:
-                raise ConfigError(
-                    f"the task '{task.name}' compares with ADM's statistics of the training set",
-                    where="--reference",
-                    fix="name the file: --reference VIRTUAL_imagenet256_labeled.npz",
-                )
-            check_adm(open_adm(options.reference), extractors[task.extractor].info, options.reference)
-    wants_lpips = any("lpips" in task.metrics for task in tasks)
     trains = not native and options.decoder is None
-    if trains and recipe.decoder.loss.lpips_weight > 0:
-        wants_lpips = True
-    dino = find_dino(options.dino_weights) if trains and recipe.decoder.loss.gan_weight > 0 else None
-    if dino is not None:
-        load_dino(dino)
-    made_elsewhere = job.suite == "generation" and options.dit is not None and not trains
-    needed = not made_elsewhere or any(task.reference == "test" for task in tasks)
-    pictures = open_pictures(recipe.data, options) if needed or options.data is not None else None
+    fold, network, guide, decoder = _networks(encoder, recipe, options, native=native)
+    if pictures is None and _needs_pictures(tasks, options, job.suite, trains_decoder=trains):
+        pictures = open_pictures(recipe.data, options)
     setting = Setting(
         job=job,
         recipe=recipe,
@@ -149,8 +143,8 @@ def open_setting(job: Job, *, quiet: bool = False) -> Setting:
         pictures=pictures,
         tasks=tasks,
         extractors=extractors,
-        lpips=load_lpips(options.lpips_weights, device=str(processes.device)) if wants_lpips else None,
-        dino=dino,
+        lpips=_lpips(tasks, recipe, options, processes, trains_decoder=trains),
+        dino=_backbone(recipe, options) if trains and not surely_trains else dino,
         native=native,
         fold=fold,
         decoder=decoder,
@@ -158,21 +152,94 @@ def open_setting(job: Job, *, quiet: bool = False) -> Setting:
         guide=guide,
         given=given_digests(options),
     )
-    _ = setting.shift, setting.given_stats()  # what does not fit is said now
-    if pictures is not None and options.dit is None:
-        recipe.dit.probe_steps(pictures.train.num_pictures)
-    if options.decoder is not None and decoder is not None:
-        given_decoder(options.decoder, encoder, decoder)
-    if options.dit is not None:
-        load_network(options.dit, network)
-    if options.guide is not None and guide is not None:
-        load_network(options.guide, guide)
-    check_guidance_of(setting.sampling.sampler.guidance, network)
-    if not quiet:
+    _check_parts(setting)
+    if not quiet and processes.is_main:
         _say_what_has_no_effect(setting)
-    if options.save_samples is not None:
+    if options.save_samples is not None and not options.save_samples.exists():
         check_space(options.save_samples, setting.sampling.num_samples, recipe.data.image_px)
     return setting
+
+
+def _needs_pictures(
+    tasks: Sequence[PictureTask], options: GenerationOptions, suite: str, *, trains_decoder: bool
+) -> bool:
+    """Whether a run reads pictures: to train, to reconstruct, or to compare samples with them."""
+    made_elsewhere = suite == "generation" and options.dit is not None and not trains_decoder
+    return not made_elsewhere or options.data is not None or any(task.reference == "test" for task in tasks)
+
+
+def _local_pictures(
+    tasks: Sequence[PictureTask], recipe: GenerationRecipe, options: GenerationOptions
+) -> Pictures | None:
+    """Returns ImageNet where it lies on this machine; None: what is left is asked for when the encoder is known."""
+    if recipe.data.source == "world":
+        if options.data is not None:
+            open_pictures(recipe.data, options)  # refuses it
+        return None
+    if options.data is None:
+        if options.dit is None or any(task.reference == "test" for task in tasks):
+            open_pictures(recipe.data, options)  # says that nobody said where it is
+        return None
+    return None if is_hub_id(options.data) else open_pictures(recipe.data, options)
+
+
+def _scoring_networks(
+    tasks: Sequence[PictureTask], options: GenerationOptions, processes: Processes
+) -> dict[str, Extractor]:
+    """Returns the networks of all tasks by name, checked against what is measured and compared."""
+    extractors = {task.extractor: _scoring_network(task, options, processes) for task in tasks}
+    for task in tasks:
+        info = extractors[task.extractor].info
+        check_task(task, info)
+        if task.reference != "adm":
+            continue
+        if options.reference is None:
+            raise ConfigError(
+                f"the task '{task.name}' compares with ADM's statistics of the training set",
+                where="--reference",
+                fix="name the file: --reference VIRTUAL_imagenet256_labeled.npz",
+            )
+        check_adm(open_adm(options.reference), info, options.reference)
+    return extractors
+
+
+def _backbone(recipe: GenerationRecipe, options: GenerationOptions) -> Path | None:
+    """Returns the checked file of the discriminator's backbone; None where the recipe trains no discriminator."""
+    if recipe.decoder.loss.gan_weight <= 0:
+        return None
+    path = find_dino(options.dino_weights)
+    load_dino(path)
+    return path
+
+
+def _lpips(
+    tasks: Sequence[PictureTask],
+    recipe: GenerationRecipe,
+    options: GenerationOptions,
+    processes: Processes,
+    *,
+    trains_decoder: bool,
+) -> Lpips | None:
+    """Returns the perceptual network; None where nothing is trained or scored with it."""
+    trained = trains_decoder and recipe.decoder.loss.lpips_weight > 0
+    if not trained and not any("lpips" in task.metrics for task in tasks):
+        return None
+    return load_lpips(options.lpips_weights, device=str(processes.device))
+
+
+def _check_parts(setting: Setting) -> None:
+    """Refuses given weights, probes and guidance that do not fit; what does not is said before anything is trained."""
+    options, decoder, network = setting.options, setting.decoder, setting.network
+    _ = setting.shift, setting.given_stats()
+    if setting.pictures is not None and options.dit is None:
+        setting.recipe.dit.probe_steps(setting.train.num_pictures)
+    if options.decoder is not None and decoder is not None:
+        given_decoder(options.decoder, setting.encoder, decoder)
+    if options.dit is not None:
+        load_network(options.dit, network)
+    if options.guide is not None and setting.guide is not None:
+        load_network(options.guide, setting.guide)
+    check_guidance_of(setting.sampling.sampler.guidance, network)
 
 
 def _scoring_network(task: PictureTask, options: GenerationOptions, processes: Processes) -> Extractor:
@@ -191,6 +258,12 @@ def _say_what_has_no_effect(setting: Setting) -> None:
         log.warning("--lpips-weights has no effect: the protocol uses no LPIPS")
     if options.dino_weights is not None and loss.gan_weight == 0:
         log.warning("--dino-weights has no effect: the protocol trains no discriminator")
+    if setting.job.batch_size != DEFAULT_BATCH_SIZE:
+        log.warning("--batch-size has no effect on samples and reconstructions: it is of questions")
+    if options.dit is not None:
+        for flag, is_set in (("--compile", options.compile), ("--sharding", options.sharding != "none")):
+            if is_set:
+                log.warning("%s has no effect: the diffusion transformer is given, so none is trained", flag)
 
 
 def encoder_for(spec: EncoderSpec, recipe: GenerationRecipe, *, device: str, dtype: Any) -> Encoder:

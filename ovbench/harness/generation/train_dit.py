@@ -78,6 +78,110 @@ def _loaded(wanted: Iterator[range], load: Callable[[range], _Pass], *, ahead: b
     yield from prefetch(wanted, load, depth=1) if ahead else map(load, wanted)
 
 
+class _Batches:
+    """What each pass of the training reads, in the order of the steps.
+
+    Args:
+        latents: See `train_dit`.
+        labels: See `train_dit`.
+        config: Of the network.
+        recipe: Sizes of batches and passes, flips.
+        seed: Of order and draws.
+        processes: Share each batch; on a GPU a thread loads ahead.
+    """
+
+    def __init__(
+        self,
+        latents: Latents,
+        labels: NDArray[Any],
+        config: Stage2Config,
+        recipe: DiTRecipe,
+        *,
+        seed: int,
+        processes: Processes,
+    ) -> None:
+        self._latents, self._labels, self._config, self._recipe = latents, labels, config, recipe
+        self._seed, self._rank = seed, processes.rank
+        self._ahead = processes.device.type in LOADED_AHEAD
+        self._share = processes.share(recipe.optimiser.batch_size, "a batch")
+        self._micro = min(recipe.optimiser.micro_batch or self._share, self._share)
+        self._stream: Generator[_Pass] | None = None  # from the step at which the loop begins
+
+    def passes_of(self, step: int) -> list[range]:
+        """Returns the running numbers of the samples of each pass of a step."""
+        first = step * self._recipe.optimiser.batch_size + self._rank * self._share
+        last = first + self._share
+        return [range(start, min(start + self._micro, last)) for start in range(first, last, self._micro)]
+
+    def next(self, samples: range, step: int) -> _Pass:
+        """Returns what the next pass reads; the loop asks for every pass once, in order, from any step on."""
+        if self._stream is None:
+            steps = self._recipe.optimiser.num_steps(len(self._labels))
+            wanted = (samples for later in range(step, steps) for samples in self.passes_of(later))
+            self._stream = _loaded(wanted, self._load, ahead=self._ahead)
+        found = next(self._stream)
+        assert found.samples == samples, "the loop takes every step once, in order"
+        return found
+
+    def _load(self, samples: range) -> _Pass:
+        seed, count, config = self._seed, len(samples), self._config
+        indices = training_order(seed, "dit/order", samples.start, count, len(self._labels))
+        flips = training_flips(seed, "dit/flip", samples.start, count) if self._recipe.flips else [False] * count
+        shape = (config.in_channels, config.input_size, config.input_size)
+        return _Pass(
+            samples=samples,
+            data=self._latents(indices, list(flips)),
+            labels=torch.as_tensor(self._labels[indices]),
+            draws=training_draws(seed, samples, shape, drop_probability=config.class_dropout_prob),
+        )
+
+    def close(self) -> None:
+        """Ends the thread that loads."""
+        if self._stream is not None:
+            self._stream.close()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Parts:
+    """The networks of a training."""
+
+    network: Stage2Network
+    ema: EMA
+    shared: nn.Module  # is called for the loss: gradients are means over all processes
+
+
+def _parts(
+    config: Stage2Config,
+    recipe: DiTRecipe,
+    *,
+    seed: int,
+    processes: Processes,
+    sharding: Sharding,
+    compile: bool,
+) -> _Parts:
+    """Returns the untrained network with its average, on the device or spread over the processes."""
+    optimiser = recipe.optimiser
+    network = build_network(
+        config, seed=derive(seed, "dit/init"), swiglu_multiple=_SWIGLU_MULTIPLE[optimiser.precision]
+    ).train()
+    sharded = sharding == "fsdp2" and processes.several
+    if sharding == "fsdp2" and not sharded:
+        log.warning("--sharding fsdp2 has no effect on one process: start several with torchrun")
+    if not sharded:  # else the whole network and its average might not fit
+        network = network.to(processes.device)
+    ema = EMA(network, optimiser.ema)
+    if compile:
+        for block in network.blocks:
+            block.compile()
+    loss = _Loss(network, recipe.transport, autocast=optimiser.precision == "bfloat16")
+    if sharded:
+        shared = processes.shard(loss, network.blocks)
+        processes.shard(ema.module, ema.module.blocks)
+    else:
+        shared = processes.data_parallel(loss)
+    return _Parts(network=network, ema=ema, shared=shared)
+
+
 def train_dit(
     latents: Latents,
     labels: NDArray[Any],
@@ -120,60 +224,19 @@ def train_dit(
     """
     optimiser, device = recipe.optimiser, processes.device
     count, share = len(labels), processes.share(optimiser.batch_size, "a batch")
-    network = build_network(
-        config, seed=derive(seed, "dit/init"), swiglu_multiple=_SWIGLU_MULTIPLE[optimiser.precision]
-    ).train()
-    sharded = sharding == "fsdp2" and processes.several
-    if sharding == "fsdp2" and not sharded:
-        log.warning("--sharding fsdp2 has no effect on one process: start several with torchrun")
-    if not sharded:  # else the whole network and its average might not fit
-        network = network.to(device)
-    ema = EMA(network, optimiser.ema)
-    if compile:
-        for block in network.blocks:
-            block.compile()
-    loss = _Loss(network, recipe.transport, autocast=optimiser.precision == "bfloat16")
-    if sharded:
-        shared = processes.shard(loss, network.blocks)
-        processes.shard(ema.module, ema.module.blocks)
-    else:
-        shared = processes.data_parallel(loss)
-    shape = (config.in_channels, config.input_size, config.input_size)
-    drop_probability = config.class_dropout_prob
-    micro = min(optimiser.micro_batch or share, share)
-
-    def load(samples: range) -> _Pass:
-        indices = training_order(seed, "dit/order", samples.start, len(samples), count)
-        flips = (
-            training_flips(seed, "dit/flip", samples.start, len(samples)) if recipe.flips else [False] * len(samples)
-        )
-        return _Pass(
-            samples=samples,
-            data=latents(indices, list(flips)),
-            labels=torch.as_tensor(labels[indices]),
-            draws=training_draws(seed, samples, shape, drop_probability=drop_probability),
-        )
-
-    def passes_of(step: int) -> list[range]:
-        first = step * optimiser.batch_size + processes.rank * share
-        return [range(start, min(start + micro, first + share)) for start in range(first, first + share, micro)]
-
-    steps = optimiser.num_steps(count)
-    streams: list[Generator[_Pass]] = []  # at most one, from the step at which the loop begins
+    parts = _parts(config, recipe, seed=seed, processes=processes, sharding=sharding, compile=compile)
+    network, ema = parts.network, parts.ema
+    batches = _Batches(latents, labels, config, recipe, seed=seed, processes=processes)
 
     def backward(step: int) -> dict[str, Tensor]:
-        if not streams:
-            wanted = (samples for later in range(step, steps) for samples in passes_of(later))
-            streams.append(_loaded(wanted, load, ahead=device.type in LOADED_AHEAD))
         total = torch.zeros((), device=device)
-        own = passes_of(step)
+        own = batches.passes_of(step)
         for samples in own:
-            found = next(streams[0])
-            assert found.samples == samples, "the loop takes every step once, in order"
+            found = batches.next(samples, step)
             data, draws = found.data.to(device, non_blocking=True), found.draws
             network.check_latents(data)
-            with processes.summing_later(shared, samples is not own[-1]):
-                per_image, _ = shared(data, found.labels.to(device), draws.uniforms, draws.drop, draws.noise)
+            with processes.summing_later(parts.shared, samples is not own[-1]):
+                per_image, _ = parts.shared(data, found.labels.to(device), draws.uniforms, draws.drop, draws.noise)
                 part = per_image.sum() / share
                 part.backward()
             total += part.detach()
@@ -216,8 +279,7 @@ def train_dit(
             after_step=after_step,
         )
     finally:
-        for stream in streams:
-            stream.close()  # ends its thread
+        batches.close()
     save_network(folder / weights_name(), ema.module, processes)
     processes.barrier()
     return folder / weights_name()

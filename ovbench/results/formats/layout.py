@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ovbench.results.picture_settings import CUT
 from ovbench.results.record import MAIN
-from ovbench.results.table import PICTURE_KINDS, Cell, Column, ComparisonTable, Mark, Row
+from ovbench.results.table import COSTS, PICTURE_KINDS, Cell, Column, ComparisonTable, Mark, Row
 
 MISSING = "—"
 _DECIMALS = {"fraction": 1, "points": 1, "count": 0}
@@ -63,8 +64,9 @@ def number(value: float, unit: str) -> str:
 
 def label(row: Row) -> str:
     """Returns how a row is named in print."""
-    marks = {"control": " (control)", "untrained": " (UNTRAINED)"}
-    return row.label + marks.get(row.kind, "")
+    words = {"control": ["control"], "untrained": ["UNTRAINED"]}.get(row.kind, [])
+    words += ["native decoder"] if row.decoder == "native" else []
+    return row.label + (f" ({', '.join(words)})" if words else "")
 
 
 def seeds(row: Row) -> str:
@@ -76,31 +78,38 @@ def seeds(row: Row) -> str:
 def lay_out(table: ComparisonTable) -> Printed:
     """Returns the sections of a printed table with their notes."""
     notes: dict[str, int] = {}
-    main = [column for column in table.columns if column.group is None and column.metric == table.headline(column.task)]
-    sections = [_section(table, "", main, notes, with_chance=True)]
+    main = [
+        column
+        for column in table.columns
+        if column.group is None and column.metric in (table.headline(column.task), *COSTS)
+    ]
+    sections = [_section(table, "", main, notes, main=True)]
     for task in table.tasks:
         own = [column for column in table.columns if column.task == task.name and column.control == MAIN]
         groups = [column for column in own if column.group is not None and column.metric == task.headline]
-        others = [column for column in own if column.group is None and column.metric != task.headline]
+        others = [column for column in own if column.group is None and column.metric not in (task.headline, *COSTS)]
         if groups:
-            sections.append(_section(table, f"{task.name}: {task.headline} by group", groups, notes, with_chance=False))
+            sections.append(_section(table, f"{task.name}: {task.headline} by group", groups, notes, main=False))
         if others:
-            sections.append(_section(table, f"{task.name}: other metrics", others, notes, with_chance=False))
+            sections.append(_section(table, f"{task.name}: other metrics", others, notes, main=False))
     return Printed(title=table.title, sections=tuple(sections), footnotes=tuple(notes), legend=_legend(table, sections))
 
 
 def _section(
-    table: ComparisonTable, title: str, columns: Sequence[Column], notes: dict[str, int], *, with_chance: bool
+    table: ComparisonTable, title: str, columns: Sequence[Column], notes: dict[str, int], *, main: bool
 ) -> Section:
-    rows = [row for row in table.rows if with_chance or row.kind != "chance"]
+    rows = [row for row in table.rows if row.kind != "chance" or any(column in row.cells for column in columns)]
     return Section(
         title=title,
-        headers=tuple(_header(column, main=with_chance) for column in columns),
-        rows=tuple(
-            (row, tuple(_shown(row.cell(column), column, notes, main=with_chance) for column in columns))
-            for row in rows
-        ),
+        headers=tuple(_header(column, main=main) for column in columns),
+        rows=tuple((row, tuple(_cell(row, column, notes, main=main) for column in columns)) for row in rows),
     )
+
+
+def _cell(row: Row, column: Column, notes: dict[str, int], *, main: bool) -> Shown:
+    if row.kind == "chance" and column not in row.cells and not main:
+        return Shown(value="")
+    return _shown(row.cell(column), column, notes, main=main)
 
 
 def _header(column: Column, *, main: bool) -> tuple[str, ...]:
@@ -121,7 +130,7 @@ def _shown(cell: Cell, column: Column, notes: dict[str, int], *, main: bool) -> 
     if main and column.control == MAIN and cell.low is not None and cell.high is not None:
         interval = f"[{number(cell.low, column.unit)}, {number(cell.high, column.unit)}]"
     value = number(cell.value, column.unit)
-    if main and column.control == MAIN and cell.spread is not None:
+    if main and column.control == MAIN and cell.spread is not None and column.metric not in COSTS:
         value += f" ±{number(cell.spread, column.unit)}"
     return Shown(value=value, interval=interval, mark=cell.mark)
 
@@ -135,6 +144,8 @@ def _legend(table: ComparisonTable, sections: Sequence[Section]) -> tuple[str, .
         what, how = ("pictures", "") if pictures else ("questions", "clustered by image, ")
         scope = f"over {what} and seeds" if several else f"over the {what}; it does not cover the seed"
         lines.append(f"[low, high]: 95% interval, {how}{scope}")
+    if any(CUT in cell.interval for row in table.rows for cell in row.cells.values()):
+        lines.append("an interval of a distance that would reach below 0 begins at 0")
     if any("±" in cell.value for cell in cells):
         lines.append("±: standard deviation over seeds")
     controls = {column.control for column in table.columns}
@@ -147,6 +158,8 @@ def _legend(table: ComparisonTable, sections: Sequence[Section]) -> tuple[str, .
         lines.append("*: best, its interval overlaps no other")
     if "tied" in marks:
         lines.append("=: not separated from the best")
+    if any(column.metric in COSTS for column in table.columns):
+        lines.append("NFE: velocities that the solver asked for; network passes: how often the network ran for them")
     return (*lines, *table.notes)
 
 

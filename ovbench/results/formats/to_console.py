@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -52,9 +53,34 @@ def _plain(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        return "\n".join(_line(str(key), item) for key, item in value.items())
     if isinstance(value, list | tuple):
+        if any(isinstance(item, dict) for item in value):
+            return "\n".join(_entry(item) for item in value)
         return ", ".join(_plain(item) for item in value)
     return str(value)
+
+
+def _line(key: str, value: Any) -> str:
+    """Returns `key: value`; what is nested stands below, indented."""
+    text = _plain(value)
+    return f"{key}:\n{textwrap.indent(text, '  ')}" if "\n" in text else f"{key}: {text}"
+
+
+def _entry(item: Any) -> str:
+    """Returns one entry of a list on a line: its name, and then what else it holds and is not empty."""
+    if not isinstance(item, dict):
+        return _plain(item)
+    fields = {key: value for key, value in item.items() if value not in (None, "", [], ())}
+    head = [str(fields.pop(key)) for key in ("name", "role") if key in fields]
+    if not item.get("name") or "value" not in fields:
+        words = [f"{key} {_plain(value)}" for key, value in fields.items()]
+    else:  # a figure: what it is comes first
+        value = fields.pop("value")
+        unit = f" {fields.pop('unit')}" if "unit" in fields else ""
+        words = [f"{_plain(value)}{unit}", *(f"{key} {_plain(other)}" for key, other in fields.items())]
+    return f"{' '.join(head)}: {', '.join(words)}" if head else ", ".join(words)
 
 
 def _parts(printed: Printed) -> list[RenderableType]:

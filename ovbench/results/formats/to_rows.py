@@ -12,7 +12,7 @@ COLUMNS = (
     "suite", "protocol", "protocol_version", "limit", "row", "kind", "encoder", "dtype", "weights_digest", "num_params",
     "num_params_frontend", "num_tokens", "dim", "num_seeds", "seeds", "task", "task_version", "scorer", "metric",
     "group", "control", "headline", "unit", "higher_is_better", "n", "value", "low", "high", "interval", "spread",
-    "mark", "reason", "run_ids",
+    "mark", "reason", "run_ids", "decoder", "guidance", "table",
 )  # fmt: skip
 
 
@@ -40,6 +40,9 @@ def _rows_of(table: ComparisonTable) -> list[dict[str, Any]]:
             "num_tokens": encoder.num_tokens if encoder else None,
             "dim": encoder.dim if encoder else None,
             "run_ids": list(row.run_ids),
+            "decoder": row.decoder,
+            "guidance": row.guidance,
+            "table": table.title,
         }
         for column in table.columns:
             if row.kind == "chance" and column not in row.cells:

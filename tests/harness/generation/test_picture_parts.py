@@ -12,7 +12,7 @@ import pytest
 
 from ovbench._base import files as files_module
 from ovbench._base.errors import ConfigError, DataError
-from ovbench.harness.generation.picture_parts import Content, Made, make_parts, read_parts
+from ovbench.harness.generation.picture_parts import Content, Made, make_parts, read_parts, trim_parts
 from ovbench.harness.generation.slots import Group
 from ovbench.harness.parallel import Processes
 from tests.harness.generation.ranks import ranks
@@ -159,3 +159,39 @@ def test_progress_counts_the_items_of_this_process(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     parts(tmp_path / "passes", progress=lambda done, total, **fields: told.append((done, total)))
     assert told == [(4, 19), (8, 19), (12, 19), (16, 19), (19, 19)]
+
+
+def test_what_is_made_now_is_counted_and_nothing_else(tmp_path: Path) -> None:
+    def made_now(count: int) -> int:
+        return make_parts(tmp_path, count, SIZE, make, toy_extractor(), layers=LAYERS, num_kept=KEPT)
+
+    assert made_now(COUNT) == COUNT
+    (tmp_path / "pass-000001.npz").unlink()
+    assert made_now(COUNT) == SIZE
+    assert made_now(COUNT) == 0
+
+
+def test_trimmed_passes_are_those_that_kept_few_from_the_start(tmp_path: Path) -> None:
+    for name, kept in (("all", COUNT), ("few", KEPT)):
+        make_parts(tmp_path / name, COUNT, SIZE, make, toy_extractor(), layers=LAYERS, num_kept=kept)
+    for rank in range(2):
+
+        class Alone(Processes):
+            def barrier(self) -> None:
+                pass
+
+        trim_parts(
+            tmp_path / "all", tmp_path / "cut", COUNT, SIZE, num_kept=KEPT, processes=Alone(rank=rank, world_size=2)
+        )
+    assert contents(tmp_path / "cut") == contents(tmp_path / "few")
+
+
+def test_a_value_that_a_pass_of_an_older_version_lacks_is_said_of_none(tmp_path: Path) -> None:
+    def with_costs(group: Group) -> Made:
+        made = make(group)
+        if group.indices[0] == 0:
+            return made
+        return Made(images_u8=made.images_u8, values={**made.values, "cost": np.ones(len(group.indices))})
+
+    parts(tmp_path / "passes", with_costs)
+    assert "cost" not in read(tmp_path / "passes").values

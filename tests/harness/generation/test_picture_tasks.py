@@ -14,6 +14,7 @@ from ovbench.harness.generation.picture_tasks import (
     TaskScore,
     against_pictures,
     check_task,
+    few_pictures,
     headline_of,
     layers_of,
     open_adm,
@@ -118,3 +119,14 @@ def test_pictures_are_no_reference_of_adm(tmp_path: Path) -> None:
     np.savez(path, arr_0=np.zeros((4, 8, 8, 3), dtype=np.uint8))
     with pytest.raises(DataError, match="no statistics"):
         open_adm(path)
+
+
+def test_too_few_pictures_for_the_protocol_and_for_the_features_are_said(extractor: Extractor) -> None:
+    dim = extractor.info.dim
+    assert few_pictures(IMAGES, extractor.info, 2000, expected=2000, num_compared=2000) == []
+    (fewer,) = few_pictures(IMAGES, extractor.info, dim + 1, expected=2000)
+    assert f"{dim + 1:,} samples, and the protocol asks for 2,000" in fewer
+    (rank,) = few_pictures(IMAGES, extractor.info, 2000, expected=2000, num_compared=dim)
+    assert f"{dim:,} pictures are no more than the {dim:,} dimensions of the features" in rank
+    pairs = replace(IMAGES, metrics=("psnr",), headline="psnr")
+    assert few_pictures(pairs, extractor.info, 4) == []

@@ -106,7 +106,33 @@ def test_too_few_pictures_of_a_class(opened: Opened, adm: Path, tmp_path: Path) 
     assert "1000 of 1000 classes have fewer than 128 pictures" in error.what
 
 
-def test_dino_is_missed_before_any_training(opened: Opened, adm: Path) -> None:
+def test_what_is_missing_on_this_machine_is_said_before_an_encoder_is_fetched(
+    opened: Opened, adm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetched(*_: Any, **__: Any) -> None:
+        raise AssertionError("the encoder was fetched first")
+
+    monkeypatch.setattr(module, "load_encoder", fetched)
+    for options in ({}, {"reference": adm}, {"reference": adm, "data": str(tmp_path / "none")}):
+        assert refusal(lambda options=options: opened(**options)).where
+
+
+def test_a_data_set_of_the_hub_comes_after_the_encoder(
+    opened: Opened, adm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        module,
+        "load_encoder",
+        lambda *_, **__: (asked.append("encoder"), patch_encoder(dim=768, patch=16, size=256))[1],
+    )
+    monkeypatch.setattr(module, "open_pictures", lambda *_: asked.append("pictures"))
+    opened(reference=adm, data=f"owner/name@{'a' * 40}")
+    assert asked == ["encoder", "pictures"]
+
+
+def test_dino_is_missed_before_any_training(opened: Opened, adm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "open_pictures", lambda *_: None)
     error = refusal(lambda: opened(dino=False, reference=adm, data="anywhere"))
     assert "DINO ViT-S/8" in error.what
     assert "--dino-weights PATH" in error.fix
@@ -152,4 +178,28 @@ def test_pictures_instead_of_statistics(opened: Opened, adm: Path) -> None:
 
 def test_latents_that_are_no_square_are_refused(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "load_encoder", lambda *_, **__: patch_encoder(dim=768, patch=16, size=256, width=512))
-    assert "square" in refusal(opened).what
+    monkeypatch.setattr(module, "open_pictures", lambda *_: None)
+    assert "square" in refusal(lambda: opened("reconstruction", data="anywhere")).what
+
+
+@pytest.mark.parametrize(
+    ("options", "batch_size", "words"),
+    [
+        ({"compile": True}, 64, "--compile has no effect: the diffusion transformer is given"),
+        ({"sharding": "fsdp2"}, 64, "--sharding has no effect: the diffusion transformer is given"),
+        ({}, 8, "--batch-size has no effect on samples and reconstructions"),
+    ],
+)
+def test_a_flag_without_effect_is_said(
+    opened: Opened, adm: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    options: dict[str, Any], batch_size: int, words: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(module, "open_pictures", lambda *_: None)
+    setting = opened(reference=adm, data="anywhere")
+    caplog.clear()
+    with caplog.at_level("WARNING"):
+        module._say_what_has_no_effect(setting)
+        assert not caplog.text
+        given = replace(setting.options, **options, **({"dit": adm, "stats": adm} if options else {}))
+        module._say_what_has_no_effect(replace(setting, options=given, job=replace(setting.job, batch_size=batch_size)))
+    assert words in caplog.text

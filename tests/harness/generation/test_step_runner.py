@@ -13,7 +13,7 @@ import pytest
 from ovbench.harness.events import Reporter, ignore
 from ovbench.harness.generation.latent_stats import LatentMoments
 from ovbench.harness.generation.slots import Group
-from ovbench.harness.generation.step_runner import PictureRunner
+from ovbench.harness.generation.step_runner import Counted, PictureRunner
 from ovbench.harness.parallel import ALONE, Processes
 from ovbench.harness.steps import Step, StepCache
 from ovbench.harness.training import Progress
@@ -154,4 +154,13 @@ def test_speed_is_units_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     made = runner(tmp_path)
     made.speed("encode", 20, 10.0, "images/s")
     made.speed("nothing", 20, 14.0, "images/s")
+    made.speed("was there", 0, 10.0, "images/s")
     assert made.throughput == {"encode": (5.0, "images/s")}
+
+
+def test_a_training_is_as_fast_as_the_updates_of_this_process() -> None:
+    told: list[int] = []
+    counted = Counted(lambda done, total, **fields: told.append(done))
+    for done in (98, 99, 100):  # of a training that went on at its 98th update
+        counted(done, 100, loss=1.0)
+    assert (counted.count, told) == (3, [98, 99, 100])

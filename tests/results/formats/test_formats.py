@@ -151,3 +151,26 @@ def test_no_rows_are_said() -> None:
 )
 def test_a_number_is_shown_in_its_unit(value: float, unit: str, text: str) -> None:
     assert number(value, unit) == text
+
+
+def test_what_is_nested_is_printed_as_lines_of_key_and_value() -> None:
+    measurements = [
+        {"name": "NFE", "value": 25.0, "unit": "per sample", "reason": None},
+        {"name": "latent health: effective_rank", "value": 31.5, "unit": "", "reason": None},
+        {"name": "peak_device_memory", "value": None, "unit": "bytes", "reason": "runs on the CPU"},
+    ]
+    card = [
+        {"field": "measurements", "value": measurements},
+        {"field": "versions", "value": {"torch": "2.13.0", "timm": None, "of": {"a": 1, "b": [1, 2]}}},
+    ]
+    lines = [line.strip() for line in to_console.render_rows(card, width=200).splitlines()[1:]]
+    assert lines == [
+        "measurements  NFE: 25.0 per sample",
+        "latent health: effective_rank: 31.5",
+        "peak_device_memory: unit bytes, reason runs on the CPU",
+        "versions      torch: 2.13.0",
+        "timm:",
+        "of:",
+        "a: 1",
+        "b: 1, 2",
+    ]
