@@ -131,7 +131,8 @@ def test_a_worker_plans_the_same_folder_although_its_parent_is_there_by_then(tmp
     assert folders(plan(tmp_path, generation=options, out=None)) == [tmp_path / "s" / "clip-mini-seed-0"]
 
 
-def test_a_folder_that_is_there_is_refused_before_the_work(tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
-    with pytest.raises(ConfigError, match="is there already"):
+    (tmp_path / "s" / "letters.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="holds something else"):
         plan(tmp_path, generation=[GenerationOptions(save_samples=tmp_path / "s")])
