@@ -129,7 +129,7 @@ def plan_runs(
         suites = ("reconstruction", *suites)
     options = tuple(generation or ())
     if options and suites == ("understanding",):
-        log.warning("--data and --reference have no effect on questions: they are of the suites of pictures")
+        log.warning("--data and --adm-file have no effect on questions: they are of the suites of pictures")
     if limit is not None and "understanding" not in suites:
         raise ConfigError(
             "--limit is of questions; pictures are not left out",

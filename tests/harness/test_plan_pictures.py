@@ -131,8 +131,16 @@ def test_a_worker_plans_the_same_folder_although_its_parent_is_there_by_then(tmp
     assert folders(plan(tmp_path, generation=options, out=None)) == [tmp_path / "s" / "clip-mini-seed-0"]
 
 
-def test_a_folder_of_something_else_is_refused_before_the_work(tmp_path: Path) -> None:
+def test_a_folder_that_holds_something_else_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
-    (tmp_path / "s" / "letters.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="holds something else"):
+    (tmp_path / "s" / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="is there already"):
         plan(tmp_path, generation=[GenerationOptions(save_samples=tmp_path / "s")])
+
+
+def test_data_of_pictures_beside_questions_is_said_to_have_no_effect(caplog: pytest.LogCaptureFixture) -> None:
+    plan_runs(
+        encoders=["clip"], suite="understanding", protocol="mini", tasks=None, limit=None, seeds=(0,), device="cpu",
+        dtype="float32", batch_size=64, out=None, generation=[GenerationOptions(data="somewhere")],
+    )  # fmt: skip
+    assert "--data and --adm-file have no effect on questions" in caplog.text
