@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ovbench.cli_app import Out, ProtocolName, Verbose, default_out, guarded, setup
+from ovbench.cli_launch import check_engine, print_cross_check, send_jobs
 from ovbench.cli_records import print_records
 
 if TYPE_CHECKING:
@@ -61,6 +62,15 @@ def run(
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
     dtype: Annotated[str, typer.Option("--dtype", help="Of the encoder: float32, bfloat16 or float16.")] = "float32",
     batch_size: Annotated[int, typer.Option("--batch-size", help="Questions at once; changes no answer.")] = 64,
+    engine: Annotated[
+        str, typer.Option("--engine", help="native, or lmms-eval: its scores of the same answers beside ours.")
+    ] = "native",
+    launch: Annotated[
+        str | None, typer.Option("--launch", help="slurm: send a job per encoder and seed instead of running here.")
+    ] = None,
+    slurm: Annotated[
+        str, typer.Option("--slurm", help="Of --launch: gpus=8,nodes=1,time=1440,partition=NAME; time in minutes.")
+    ] = "",
     out: Out = None,
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Runs side by side. Default: one per core.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Records as JSON on stdout, progress as JSON.")] = False,
@@ -68,6 +78,7 @@ def run(
 ) -> None:
     """Judge frozen encoders on a suite. Idempotent: the same command again finishes what is missing."""
     setup(verbose)
+    check_engine(engine, suite)
     from ovbench.harness.run import plan_runs
     from ovbench.harness.understanding.options_config import read_options
 
@@ -83,13 +94,14 @@ def run(
         on_bad=bad_rows,
     )
     folder = out or default_out()
+    seeds = tuple(seed) if seed else (0,)
     plan = plan_runs(
         encoders=encoder,
         suite=suite,
         protocol=protocol,
         tasks=None if tasks is None else tuple(part.strip() for part in tasks.split(",") if part.strip()),
         limit=limit,
-        seeds=tuple(seed) if seed else (0,),
+        seeds=seeds,
         device=device,
         dtype=dtype,
         batch_size=batch_size,
@@ -97,7 +109,19 @@ def run(
         generation=_places(data if suite != "understanding" else None, adm_file),
         understanding=asked,
     )
-    print_records(plan, folder, jobs=jobs, json_output=json_output)
+    if launch is not None or slurm:
+        words = {
+            "--suite": suite, "--protocol": protocol, "--tasks": tasks, "--limit": limit, "--data": data,
+            "--adm-file": adm_file, "--llava": llava, "--llm": llm, "--scoring": scoring, "--packing": packing,
+            "--bad-rows": bad_rows, "--sharding": sharding, "--device": device, "--dtype": dtype,
+            "--batch-size": batch_size, "--engine": engine, "--out": folder.absolute(),
+        }  # fmt: skip
+        flags = {"--reference": reference, "--trust-first-token": trust_first_token}
+        send_jobs(launch, slurm, words, [name for name, given in flags.items() if given], plan, folder)
+        return
+    records = print_records(plan, folder, jobs=jobs, json_output=json_output)
+    if engine == "lmms-eval":
+        print_cross_check(plan, records, folder, device=device, batch_size=batch_size)
 
 
 def _places(data: str | None, adm_file: Path | None) -> list[GenerationOptions] | None:

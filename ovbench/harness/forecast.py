@@ -24,9 +24,10 @@ from ovbench.harness.generation.options_config import GenerationOptions, guidanc
 from ovbench.harness.generation.recipe_config import GenerationRecipe, read_recipe
 from ovbench.harness.lookup import is_embedded, look_up
 from ovbench.harness.plan import ALL, Job, Plan, plan_runs
-from ovbench.harness.planning import Forecast, PlannedStep, Precision
+from ovbench.harness.planning import Forecast, Precision
 from ovbench.harness.protocols import load_protocol
 from ovbench.harness.steps import StepCache
+from ovbench.harness.understanding.forecast import understanding_forecast
 from ovbench.results.record import RunRecord
 from ovbench.results.store import RunStore
 from ovbench.tasks.pictures import PictureTask
@@ -154,7 +155,11 @@ def _plan_of(part: _Part, request: PlanRequest) -> Plan:
 def _ahead(part: _Part, jobs: Sequence[Job], precision: Precision | None, *, runs: Path, cache: Path) -> Forecast:
     """Returns the forecast of one encoder's jobs of a part, one per seed."""
     job = jobs[0]
-    forecast = _understanding(jobs) if part.suite == "understanding" else _pictures(jobs, part.guidance)
+    forecast = (
+        understanding_forecast(jobs[0], _encoder_cost(jobs[0]), repeats=len(jobs))
+        if part.suite == "understanding"
+        else _pictures(jobs, part.guidance)
+    )
     forecast = replace(forecast, suite=part.suite, guidance=part.text)
     if not part.wants_guide:  # what a guide costs depends on its weights
         forecast = _with_times(forecast, measured(RunStore(runs), job))
@@ -303,10 +308,9 @@ def _with_times(forecast: Forecast, times: Mapping[str, float]) -> Forecast:
     return replace(forecast, steps=steps)
 
 
-def _understanding(jobs: Sequence[Job]) -> Forecast:
-    job = jobs[0]
-    section, size = job.protocol.section("understanding"), sized(job.encoder)
-    cost = EncoderCost(
+def _encoder_cost(job: Job) -> EncoderCost:
+    size = sized(job.encoder)
+    return EncoderCost(
         name=job.encoder.canonical,
         flops=size.flops.network,
         frontend_flops=size.flops.frontend,
@@ -314,32 +318,4 @@ def _understanding(jobs: Sequence[Job]) -> Forecast:
         shape=(size.info.dim, *size.info.grid),
         # This suite leaves torch's matrix products in float32 as they are.
         precision="float32" if _is_float32(job) else "bfloat16",
-    )
-    scenes, uncounted = int(section["num_train_scenes"]), "the language model's operations are not counted"
-    features = PlannedStep(
-        name="features",
-        what=f"{scenes:,} training scenes, and those of the tasks",
-        work=cost.work(scenes),
-        missing="scenes of the tasks are not counted",
-    )
-    stages = (
-        PlannedStep(
-            name=f"llava_{key}",
-            what=f"{section[key]['steps']:,} updates of {section[key]['batch_size']} scenes",
-            repeats=len(jobs),
-            missing=uncounted,
-        )
-        for key in ("stage1", "stage2")
-    )
-    answers = PlannedStep(
-        name="answers",
-        what=f"{', '.join(task.name for task in job.tasks)}, with {len(section['controls'])} controls each",
-        repeats=len(jobs),
-        missing=uncounted,
-    )
-    return Forecast(
-        encoder=cost.name,
-        steps=(features, *stages, answers),
-        params={"encoder": cost.params},
-        forward_flops={"encoder": cost.total_flops},
     )

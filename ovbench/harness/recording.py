@@ -13,6 +13,7 @@ from ovbench.encoders.registry import is_own, stated
 from ovbench.harness.metrics.base import values_of
 from ovbench.harness.metrics.score import sample_rows, score_task, scorer_name
 from ovbench.harness.plan import Job
+from ovbench.harness.recording_sources import incomplete, sources_of
 from ovbench.harness.steps import StepResult
 from ovbench.harness.understanding.pipeline import Outcome
 from ovbench.results.provenance import cpu_model, git_state, num_cores, package_versions, peak_rss_bytes, utc
@@ -86,7 +87,9 @@ def make_record(job: Job, outcome: Outcome, *, began: float) -> tuple[RunRecord,
         warnings=(
             *(f"{task}, {control}: {reason}" for (task, control), reason in outcome.not_scored.items()),
             *(f"{label}: {reason}" for label, reason in outcome.bypassed.items()),
+            *incomplete(outcome),
         ),
+        sources=sources_of(outcome),
     )
     return record, rows
 

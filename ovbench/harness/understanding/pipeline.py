@@ -48,6 +48,7 @@ class Answers:
 class Outcome:
     """Everything a record needs of an understanding run."""
 
+    setting: Setting
     encoder: Encoder
     tap: Tap  # that the language model read
     answers: dict[str, Answers] = field(default_factory=dict)
@@ -95,7 +96,7 @@ class UnderstandingRun:
             self.features.close()
 
     def _run(self) -> Outcome:
-        outcome = Outcome(encoder=self.setting.encoder, tap=self.setting.tap)
+        outcome = Outcome(setting=self.setting, encoder=self.setting.encoder, tap=self.setting.tap)
         # Everything that can be wrong with a task's data is found before the training.
         loaded = self._load_tasks()
         for data in loaded:

@@ -17,7 +17,13 @@ from ovbench.tasks.sources import load_data
 
 
 def cross_check_run(
-    folder: Path, specs: Sequence[TaskSpec], *, out: Path, device: str = "cpu", batch_size: int = 64
+    folder: Path,
+    specs: Sequence[TaskSpec],
+    *,
+    out: Path,
+    device: str = "cpu",
+    batch_size: int = 64,
+    data_dir: Path | None = None,
 ) -> list[CrossRow]:
     """Scores the answers of a finished run with lmms-eval beside ours; what the run answered is not asked again.
 
@@ -27,6 +33,7 @@ def cross_check_run(
         out: Folder for what `cross_check` writes.
         device: Where the model runs.
         batch_size: Questions read together; changes no answer.
+        data_dir: Folder of published benchmarks; None: as for a run.
 
     Raises:
         ConfigError: The run did not ask a task.
@@ -37,7 +44,7 @@ def cross_check_run(
     require("lmms_eval", extra="lmms", purpose="--engine lmms-eval")
     answerer = open_run(folder, device=device, batch_size=batch_size)
     record = read_record(folder / RECORD)
-    data = [_data(record, spec, folder) for spec in specs]
+    data = [_data(record, spec, folder, data_dir) for spec in specs]
     return cross_check(
         answerer,
         data,
@@ -47,7 +54,7 @@ def cross_check_run(
     )
 
 
-def _data(record: RunRecord, spec: TaskSpec, folder: Path) -> TaskData:
+def _data(record: RunRecord, spec: TaskSpec, folder: Path, data_dir: Path | None) -> TaskData:
     task = record.task(spec.name)
     if task is None:
         raise ConfigError(
@@ -55,7 +62,7 @@ def _data(record: RunRecord, spec: TaskSpec, folder: Path) -> TaskData:
             where=str(folder),
             fix=f"its tasks: {', '.join(item.name for item in record.tasks)}",
         )
-    data = load_data(spec, limit=record.limit)
+    data = load_data(spec, limit=record.limit, data_dir=data_dir)
     if data.digest != task.data_digest:
         raise DataError(
             f"the questions of '{spec.name}' are not those that the run was asked", where=str(folder), fix="run again"
