@@ -6,8 +6,10 @@ Signatures and configurations do not say everything: code from outside may take 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import torch
+from torch import nn
 
 from ovbench.harness.understanding.answer_requests import Ask, Group, Pack, Request
 from ovbench.harness.understanding.conversation import IGNORED, Tokenized
@@ -21,6 +23,8 @@ _SYSTEM = 3  # positions that all questions share
 _GROUPS = ((20, (23, 29)), (11, (13,)))  # per group, positions that it shares and positions of each question
 # Share of the spread of logits. Rounding stays far below, an unused mask or wrong positions far above.
 _TOLERANCE, _TOLERANCE_LOW = 0.01, 0.25
+# Results by model, packing, attention and precision: it is the code that is tried, so once is enough.
+_TRIED: WeakKeyDictionary[nn.Module, dict[tuple[str, str, torch.dtype], str | None]] = WeakKeyDictionary()
 
 
 class _Listening(Answers):
@@ -36,14 +40,22 @@ class _Listening(Answers):
         return list(enumerate(self._tokens)) if len(self.heard) == 1 else []
 
 
-@torch.inference_mode()
 def sharing_fault(model: Llava, packing: str) -> str | None:
-    """Returns how reading together differs from reading alone; None where it does not.
+    """Returns how reading together differs from reading alone; None where it does not. Tried once per model.
 
     Args:
         model: In evaluation mode.
         packing: `packed` or `padded`.
     """
+    key = (packing, str(getattr(model.language_model.config, "_attn_implementation", "")), model_dtype(model))
+    tried = _TRIED.setdefault(model.language_model, {})
+    if key not in tried:
+        tried[key] = _try(model, packing)
+    return tried[key]
+
+
+@torch.inference_mode()
+def _try(model: Llava, packing: str) -> str | None:
     vocab = model.language_model.get_input_embeddings().weight.shape[0]
     generator = torch.Generator().manual_seed(0)
 
