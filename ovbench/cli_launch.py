@@ -40,12 +40,14 @@ def check_engine(engine: str, suite: str) -> None:
 def print_cross_check(plan: Plan, records: Sequence[RunRecord], folder: Path, *, device: str, batch_size: int) -> None:
     """Prints lmms-eval's scores of the answers of each run beside ours; its own output goes to a folder beside them."""
     from ovbench.harness.understanding.lmms.cross_check import cross_text
+    from ovbench.harness.understanding.lmms.holder import open_checkpoint
     from ovbench.harness.understanding.lmms.of_run import cross_check_run
 
     for job, record in zip(plan.jobs, records, strict=False):
         if job.suite != "understanding":
             continue
         options = job.understanding
+        given = None if options is None or options.llava is None else options.llava
         rows = cross_check_run(
             folder / record.run_id,
             job.question_tasks,
@@ -53,6 +55,9 @@ def print_cross_check(plan: Plan, records: Sequence[RunRecord], folder: Path, *,
             device=device,
             batch_size=batch_size,
             data_dir=None if options is None else options.data,
+            answerer=None
+            if given is None
+            else open_checkpoint(given, encoder=job.encoder.canonical, device=device, batch_size=batch_size),
         )
         typer.echo(f"\n{job.name}: lmms-eval and ovbench on the same answers")
         typer.echo(cross_text(rows))

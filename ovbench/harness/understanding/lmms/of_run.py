@@ -8,6 +8,7 @@ from pathlib import Path
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.lazy import require
 from ovbench.harness.metrics.judging import judge
+from ovbench.harness.understanding.lmms.answering import LlavaAnswerer
 from ovbench.harness.understanding.lmms.cross_check import CrossRow, cross_check
 from ovbench.harness.understanding.lmms.holder import open_run
 from ovbench.results.record import MAIN, RunRecord
@@ -24,6 +25,7 @@ def cross_check_run(
     device: str = "cpu",
     batch_size: int = 64,
     data_dir: Path | None = None,
+    answerer: LlavaAnswerer | None = None,
 ) -> list[CrossRow]:
     """Scores the answers of a finished run with lmms-eval beside ours; what the run answered is not asked again.
 
@@ -34,6 +36,7 @@ def cross_check_run(
         device: Where the model runs.
         batch_size: Questions read together; changes no answer.
         data_dir: Folder of published benchmarks; None: as for a run.
+        answerer: What answered, where the run was given a trained model; None: the weights of the run.
 
     Raises:
         ConfigError: The run did not ask a task.
@@ -42,7 +45,7 @@ def cross_check_run(
         RecordError: The folder holds no run that answers questions.
     """
     require("lmms_eval", extra="lmms", purpose="--engine lmms-eval")
-    answerer = open_run(folder, device=device, batch_size=batch_size)
+    answerer = answerer or open_run(folder, device=device, batch_size=batch_size)
     record = read_record(folder / RECORD)
     data = [_data(record, spec, folder, data_dir) for spec in specs]
     return cross_check(
