@@ -62,7 +62,7 @@ def mount(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A pack, or a folder with a folder per repository.")],
     json_output: Json = False,
 ) -> None:
-    """Remember a folder as the data folder; OVBENCH_DATA and --data-dir come first."""
+    """Remember a folder as the data folder; OVBENCH_DATA and --data come first."""
     from ovbench._base.paths import config_file, data_dir
     from ovbench.tasks.tables.mount import mount as remember
 

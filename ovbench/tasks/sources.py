@@ -35,8 +35,8 @@ def load_data(
         spec: The task.
         limit: At most this many questions, spread evenly over the groups; None: all.
         where: The flag that held the limit, for messages.
-        data_dir: Folder of published tables, looked at before the hub's cache; None: `$OVBENCH_DATA`, or what
-            `ovbench data mount` remembers.
+        data_dir: Folder of published tables, looked at before `$OVBENCH_DATA` (or what `ovbench data mount`
+            remembers) and the hub's cache.
 
     Raises:
         ConfigError: The limit is below 1, or the source does not fit the task.

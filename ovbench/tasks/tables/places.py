@@ -44,20 +44,20 @@ def locate(spec: TaskSpec, *, data_dir: Path | None = None) -> Located:
 
     Args:
         spec: A task whose source is of type `tables`.
-        data_dir: A pack, or a folder of repositories; None: `$OVBENCH_DATA`, or the mounted folder.
+        data_dir: A pack, or a folder of repositories, looked at before `$OVBENCH_DATA` or the mounted folder.
 
     Raises:
         ConfigError: The data folder does not exist.
         DataError: The tables are nowhere, or incomplete; the message names every place that was looked at.
     """
     looked: list[str] = []
-    folder = data_dir or default_data_dir()
-    if folder is not None:
+    folders = [folder for folder in dict.fromkeys((data_dir, default_data_dir())) if folder is not None]
+    for folder in folders:
         if (found := in_folder(spec, folder)) is not None:
             return found
         looked.append(f"{folder / spec.source['folder']} ({expected(spec.source)})")
-    else:
-        looked.append("no data folder (--data-dir, OVBENCH_DATA, ovbench data mount)")
+    if not folders:
+        looked.append("no data folder (--data, OVBENCH_DATA, ovbench data mount)")
     for repo in spec.source["repos"]:
         if (found := _in_hub_cache(spec.source, repo, looked)) is not None:
             return found
@@ -81,7 +81,7 @@ def in_folder(spec: TaskSpec, folder: Path) -> Located | None:
     if not folder.is_dir():
         raise ConfigError(
             f"there is no data folder '{folder}'",
-            where="--data-dir, OVBENCH_DATA or ovbench data mount",
+            where="--data, OVBENCH_DATA or ovbench data mount",
             fix="name a folder made by `ovbench data pack`, or one with a folder per repository",
         )
     source, root = spec.source, folder / spec.source["folder"]

@@ -55,7 +55,7 @@ def test_absent_data_name_every_place_and_the_line_that_gets_them(hub: Path, tmp
 
 
 def test_without_a_data_folder_the_ways_to_name_one_are_said() -> None:
-    with pytest.raises(DataError, match=r"no data folder \(--data-dir, OVBENCH_DATA, ovbench data mount\)"):
+    with pytest.raises(DataError, match=r"no data folder \(--data, OVBENCH_DATA, ovbench data mount\)"):
         try:
             load_data(load_task("gqa"))
         except DataError as error:
