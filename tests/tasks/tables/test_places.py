@@ -197,3 +197,13 @@ def test_gated_and_missing_repositories_are_told_apart(hub: Path, monkeypatch: p
         load_data(load_task("gqa"))
     assert "lmms-lab-encoder/GQA on the hub: its owner asks for an agreement first" in caught.value.where
     assert "lmms-lab/GQA on the hub: there is no such data set, or it is private" in caught.value.where
+
+
+def test_what_the_named_folder_lacks_is_taken_from_the_mounted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_benchmark("mme", tmp_path / "mounted")
+    (tmp_path / "llava").mkdir()
+    monkeypatch.setenv("OVBENCH_DATA", str(tmp_path / "mounted"))
+    data = load_data(load_task("mme"), data_dir=tmp_path / "llava")
+    assert data.provenance["folder"].startswith(str(tmp_path / "mounted"))
