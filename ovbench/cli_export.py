@@ -21,7 +21,7 @@ def export(
         str | None, typer.Option("--encoder", "-e", help="Where the checkpoint names none, or by another name.")
     ] = None,
     language_model: Annotated[
-        str | None, typer.Option("--language-model", help="Folder or hub id, where it holds a projector alone.")
+        str | None, typer.Option("--llm", help="Folder or hub id, where it holds a projector alone.")
     ] = None,
     dtype: Annotated[
         str, typer.Option("--dtype", help="Of the language model: float32, bfloat16, float16, or stored.")

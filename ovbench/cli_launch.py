@@ -18,7 +18,7 @@ _COUNTS = ("gpus", "nodes", "time", "cpus_per_gpu")
 _SETTINGS = (*_COUNTS, "partition", "account", "qos", "constraint")
 
 
-def check_engine(engine: str, suite: str) -> None:
+def check_engine(engine: str, suite: str, scoring: str | None) -> None:
     """Refuses an engine that is not there, before anything runs.
 
     Raises:
@@ -34,13 +34,19 @@ def check_engine(engine: str, suite: str) -> None:
         return
     if suite not in ("understanding", "all"):
         raise ConfigError("lmms-eval scores answers, not pictures", where="--engine", fix="use --suite understanding")
+    if scoring is not None:
+        raise ConfigError(
+            "lmms-eval scores free answers, and --scoring chooses among options", where="--engine", fix="leave one out"
+        )
     require("lmms_eval", extra="lmms", purpose="--engine lmms-eval")
 
 
-def print_cross_check(plan: Plan, records: Sequence[RunRecord], folder: Path, *, device: str, batch_size: int) -> None:
+def print_cross_check(
+    plan: Plan, records: Sequence[RunRecord], folder: Path, *, device: str, batch_size: int, to_stderr: bool
+) -> None:
     """Prints lmms-eval's scores of the answers of each run beside ours; its own output goes to a folder beside them."""
     from ovbench.harness.understanding.lmms.cross_check import cross_text
-    from ovbench.harness.understanding.lmms.holder import open_checkpoint
+    from ovbench.harness.understanding.lmms.holder import open_job
     from ovbench.harness.understanding.lmms.of_run import cross_check_run
 
     for job, record in zip(plan.jobs, records, strict=False):
@@ -51,16 +57,15 @@ def print_cross_check(plan: Plan, records: Sequence[RunRecord], folder: Path, *,
         rows = cross_check_run(
             folder / record.run_id,
             job.question_tasks,
-            out=folder / "lmms-eval" / record.run_id,
+            out=folder / ".lmms-eval" / record.run_id,
             device=device,
             batch_size=batch_size,
             data_dir=None if options is None else options.data,
-            answerer=None
-            if given is None
-            else open_checkpoint(given, encoder=job.encoder.canonical, device=device, batch_size=batch_size),
+            answerer=None if given is None else open_job(job, batch_size=batch_size),
         )
-        typer.echo(f"\n{job.name}: lmms-eval and ovbench on the same answers")
-        typer.echo(cross_text(rows))
+        # Beside records as JSON on stdout this is for people alone.
+        typer.echo(f"\n{job.name}: lmms-eval and ovbench on the same answers", err=to_stderr)
+        typer.echo(cross_text(rows), err=to_stderr)
 
 
 def send_jobs(
@@ -97,7 +102,7 @@ def send_jobs(
             encoders=list(dict.fromkeys(job.encoder.canonical for job in plan.jobs)),
             seeds=list(dict.fromkeys(job.seed for job in plan.jobs)),
         ),
-        folder=folder / "slurm",
+        folder=folder / ".slurm",
         more=more,
         **settings,
     )

@@ -78,7 +78,7 @@ def run(
 ) -> None:
     """Judge frozen encoders on a suite. Idempotent: the same command again finishes what is missing."""
     setup(verbose)
-    check_engine(engine, suite)
+    check_engine(engine, suite, scoring)
     from ovbench.harness.run import plan_runs
     from ovbench.harness.understanding.options_config import read_options
 
@@ -114,14 +114,18 @@ def run(
             "--suite": suite, "--protocol": protocol, "--tasks": tasks, "--limit": limit, "--data": data,
             "--adm-file": adm_file, "--llava": llava, "--llm": llm, "--scoring": scoring, "--packing": packing,
             "--bad-rows": bad_rows, "--sharding": sharding, "--device": device, "--dtype": dtype,
-            "--batch-size": batch_size, "--engine": engine, "--out": folder.absolute(),
+            "--batch-size": batch_size, "--engine": engine, "--jobs": jobs,
+            "--out": folder.absolute(),
         }  # fmt: skip
-        flags = {"--reference": reference, "--trust-first-token": trust_first_token}
+        flags = {
+            "--reference": reference, "--trust-first-token": trust_first_token, "--json": json_output,
+            "--verbose": verbose,
+        }  # fmt: skip
         send_jobs(launch, slurm, words, [name for name, given in flags.items() if given], plan, folder)
         return
     records = print_records(plan, folder, jobs=jobs, json_output=json_output)
     if engine == "lmms-eval":
-        print_cross_check(plan, records, folder, device=device, batch_size=batch_size)
+        print_cross_check(plan, records, folder, device=device, batch_size=batch_size, to_stderr=json_output)
 
 
 def _places(data: str | None, adm_file: Path | None) -> list[GenerationOptions] | None:

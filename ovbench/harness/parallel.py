@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ovbench._base import launcher
-from ovbench._base.errors import ConfigError
+from ovbench._base.errors import ConfigError, OvbenchError
 from ovbench._base.lazy import require
 from ovbench.harness.sharding import any_sharded
 
@@ -123,6 +123,23 @@ class Processes:
         box: list[Any] = [value]
         torch.distributed.broadcast_object_list(box, src=0)
         return cast(T, box[0])
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """Returns what the main process makes; an error of its is raised by all, so that none waits for it.
+
+        Raises:
+            OvbenchError: The work raised it.
+        """
+        box: tuple[T | None, OvbenchError | None] = (None, None)
+        if self.is_main:
+            try:
+                box = (work(), None)
+            except OvbenchError as error:
+                box = (None, error)
+        value, error = self.broadcast(box)
+        if error is not None:
+            raise error
+        return cast(T, value)
 
     def gather(self, value: T) -> list[T]:
         """Returns the value of every process, in order."""

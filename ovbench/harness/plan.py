@@ -130,6 +130,10 @@ def plan_runs(
     options = tuple(generation or ())
     if options and suites == ("understanding",):
         log.warning("--data and --adm-file have no effect on questions: they are of the suites of pictures")
+    if understanding is not None and understanding.llava is not None and len(set(seeds)) > 1:
+        raise ConfigError(
+            "nothing is trained with --llava, so seeds differ in nothing", where="--seed", fix="name one seed, or none"
+        )
     if limit is not None and "understanding" not in suites:
         raise ConfigError(
             "--limit is of questions; pictures are not left out",

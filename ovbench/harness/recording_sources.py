@@ -40,7 +40,7 @@ def _tables(outcome: Outcome) -> Iterator[SourceRecord]:
 def _model(outcome: Outcome) -> Iterator[SourceRecord]:
     setting = outcome.setting
     if setting.options.llava is not None:
-        digest = fingerprint(given_identity(setting.options.llava))
+        digest = fingerprint(given_identity(setting))
         yield SourceRecord(role="trained LLaVA", name=setting.options.llava.name, digest=digest, count=None)
     elif setting.section.data is not None or setting.options.language_model is not None:
         name = setting.config.language_model

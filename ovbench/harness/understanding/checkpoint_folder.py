@@ -123,7 +123,7 @@ def load_checkpoint(
     if is_run(path):
         if language_model is not None:
             raise ConfigError(
-                "a run's language model is that of its protocol", where="--language-model", fix="leave it out"
+                "a run's language model is the one that it was trained with", where="--llm", fix="leave it out"
             )
         return load_run(path, encoder=encoder, form=template, **options)
     return assemble(_read(path), encoder=encoder, language_model=language_model, form=template, **options)

@@ -69,6 +69,8 @@ class LoadedLlava:
     tap: Tap | None  # what the projector reads; None: the encoder's default
     aspect: Aspect | None  # how pictures become squares; None: the encoder's default
     layout: Layout
+    named_encoder: str | None = None  # spec string of the one that it was trained with; None: it does not say
+    language_model: str | None = None  # folder or hub id of the one that the checkpoint does not hold
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -146,7 +148,7 @@ def assemble(
         if language_model is not None:
             raise ConfigError(
                 "the checkpoint holds its language model, and another was named",
-                where="--language-model",
+                where="--llm",
                 fix="leave it out",
             )
         tokenizer = load_tokenizer(str(parts.text.folder))
@@ -161,14 +163,14 @@ def assemble(
         if parts.is_whole and language_model is not None:
             raise ConfigError(
                 "the checkpoint holds its language model, and another was named",
-                where="--language-model",
+                where="--llm",
                 fix="leave it out",
             )
         if not name:
             raise ConfigError(
                 "the checkpoint holds a projector alone, and does not say which language model it was trained for",
                 where=where,
-                fix="name the folder or hub id: --language-model",
+                fix="name the folder or hub id: --llm",
             )
         model, tokenizer = load_language_model(name, device=device, dtype=dtype, attn=attn, strict=parts.is_whole)
         _check_width(parts, width_of(model), dim)
@@ -182,6 +184,8 @@ def assemble(
         tap=parts.tap,
         aspect=parts.aspect,
         layout=parts.layout,
+        named_encoder=parts.encoder,
+        language_model=None if parts.text is not None or parts.is_whole else language_model or parts.language_model,
         metadata=parts.metadata,
     )
 

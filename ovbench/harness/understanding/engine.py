@@ -35,7 +35,7 @@ from ovbench.harness.understanding.packed import answer_packed, model_dtype
 from ovbench.harness.understanding.padded import answer_padded
 from ovbench.harness.understanding.prefix_cache import Kept, obstacle, read_prefixes
 from ovbench.harness.understanding.sharing_probe import sharing_fault
-from ovbench.harness.understanding.wording import closing_ids, end_ids, option_ids, prompt_of
+from ovbench.harness.understanding.wording import closing_ids, option_ids, prompt_of
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class AnswerEngine:
         self.packing = wanted if self._obstacle is None else "equal"
         if self._obstacle is not None:
             log.warning("questions share nothing and are read in rows of equal length: %s", self._obstacle)
-        self._ends = end_ids(model)
+        self._ends = model.end_ids
         self._closing = closing_ids(model) if trust_first_token else frozenset[int]()
         self._worded: dict[tuple[str, bool], tuple[str, Tokenized]] = {}
         self._seen: dict[str, torch.Tensor] = {}  # visual tokens of the images in hand

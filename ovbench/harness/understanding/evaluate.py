@@ -207,6 +207,24 @@ def _letters(spec: TaskSpec, sample: Sample) -> tuple[str, ...]:
     return tuple(LETTERS[: len(sample.options)])
 
 
+def judged_again(
+    spec: TaskSpec, samples: Sequence[Sample], predictions: Sequence[Prediction], *, scoring_mode: ScoringMode | None
+) -> list[Prediction]:
+    """Returns stored answers as today's reading and scoring take them: what was stored is what the model said.
+
+    Args:
+        spec: The task.
+        samples: Its questions.
+        predictions: Their answers, in the same order.
+        scoring_mode: With which they were asked.
+    """
+    spec = spec if scoring_mode is None else replace(spec, scoring="likelihood")
+    return [
+        judge(spec, sample, item.raw, item.option_scores or ())
+        for sample, item in zip(samples, predictions, strict=True)
+    ]
+
+
 def read_predictions(path: Path) -> list[Prediction]:
     """Reads what `answer` wrote.
 

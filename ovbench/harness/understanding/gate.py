@@ -26,7 +26,6 @@ from ovbench.harness.understanding.data import TokenSource, TrainingData, tokeni
 from ovbench.harness.understanding.decoding import Answers, greedy, prefill, text_of
 from ovbench.harness.understanding.llava import Llava, splice
 from ovbench.harness.understanding.losses import TokenLoss, num_learnt
-from ovbench.harness.understanding.wording import end_ids
 
 log = logging.getLogger(__name__)
 _BATCH = 16  # images of a pass; rows do not depend on their neighbours
@@ -238,7 +237,7 @@ def _captions(model: Llava, tokens: TokenSource, image_ids: Sequence[str], max_n
     for start in range(0, len(image_ids), _BATCH):
         part = image_ids[start : start + _BATCH]
         state = prefill(model, [prompt] * len(part), tokens(part))
-        answers = Answers([max_new_tokens] * len(part), ends=end_ids(model))
+        answers = Answers([max_new_tokens] * len(part), ends=model.end_ids)
         greedy(model, state, answers)
         found += [text_of(model, ids).split(stop)[0].strip() for ids in answers.ids]
     return found

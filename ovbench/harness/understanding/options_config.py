@@ -74,5 +74,8 @@ def read_options(*, data: str | None, **values: Any) -> UnderstandingOptions | N
         ConfigError: A value is unknown, or two exclude each other.
         DataError: A folder is not there.
     """
+    model = values.get("language_model")
+    if model is not None and Path(model).expanduser().is_dir():
+        values["language_model"] = str(Path(model).expanduser().absolute())  # a record must find it from anywhere
     options = UnderstandingOptions(data=None if data is None else Path(data).expanduser(), **cast(Any, values))
     return None if options == UnderstandingOptions() else options

@@ -23,7 +23,7 @@ from ovbench.harness.plan import Job
 from ovbench.harness.step_runner import StepRunner
 from ovbench.harness.steps import Step, StepCache, StepResult
 from ovbench.harness.training import Progress
-from ovbench.harness.understanding.evaluate import ANSWERS, answer, read_predictions
+from ovbench.harness.understanding.evaluate import ANSWERS, answer, judged_again, read_predictions
 from ovbench.harness.understanding.feature_steps import FeatureSteps
 from ovbench.harness.understanding.llava import Llava, load_llava
 from ovbench.harness.understanding.options_config import ScoringMode
@@ -105,7 +105,10 @@ class UnderstandingRun:
                 if why_not:
                     outcome.not_scored[data.spec.name, control] = why_not
                 else:
-                    answers[control] = read_predictions(self._answers(data, control).path)
+                    stored = read_predictions(self._answers(data, control).path)
+                    answers[control] = judged_again(
+                        data.spec, data.samples, stored, scoring_mode=self._scoring(data.spec)
+                    )
             outcome.answers[data.spec.name] = Answers(data=data, by_control=answers)
         outcome.steps = [self.runner.result(step) for step in self._steps(loaded)]
         outcome.throughput = {
@@ -185,8 +188,7 @@ class UnderstandingRun:
 
     @cached_property
     def _given_identity(self) -> Mapping[str, str]:
-        assert self.setting.options.llava is not None
-        return given_identity(self.setting.options.llava)
+        return given_identity(self.setting)
 
     def _way_of_answering(self, spec: TaskSpec) -> dict[str, Any]:
         """Returns what else can change an answer or its score, where it is not as in the first protocols."""

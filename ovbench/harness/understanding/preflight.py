@@ -119,7 +119,7 @@ def preflight(
     if workers < 1:
         raise ConfigError(f"workers must be 1 or more, got {workers}", where="preflight")
     path = folder / report_name(stage, data.stage_digest(stage))
-    known = _remembered(path, open_images=open_images)
+    known = _remembered(path, images=data.image_folder(stage), open_images=open_images)
     report = _look(data, stage, workers=workers, open_images=open_images, known=known, progress=progress)
     write_json(path, report.to_json())
     if not report.bad:
@@ -166,13 +166,15 @@ def sound_data(
     return data, (first, second)
 
 
-def _remembered(path: Path, *, open_images: bool) -> set[str] | None:
+def _remembered(path: Path, *, images: Path, open_images: bool) -> set[str] | None:
     """Returns the images that an earlier preflight of the same data found bad; None: there was none, or a shallower."""
     if not path.is_file():
         return None
     try:
         document = read_json(path)
         if document["version"] != _VERSION or (open_images and not document["opened_images"]):
+            return None
+        if document["images"] != str(images):  # the same list with the pictures of another folder
             return None
         return {item["image"] for item in document["bad"] if item["image"]}
     except (DataError, KeyError, TypeError) as error:

@@ -102,5 +102,5 @@ def check_projector(state: Mapping[str, torch.Tensor], dim: int, width: int, *, 
             f"the weights do not fit the model: the projector writes embeddings of width {found_width}, "
             f"and the language model's have {width}",
             where=where,
-            fix="use the language model that it was trained with (--language-model)",
+            fix="use the language model that it was trained with (--llm)",
         )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
+
+from safetensors import safe_open
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.paths import cache_dir
 from ovbench.encoders.base import Aspect, DType, Tap, check_dtype_name
 from ovbench.encoders.registry import parse_encoder
-from ovbench.harness.checkpoint import load_tensors
 from ovbench.harness.steps import verify_entry
 from ovbench.harness.understanding.checkpoint_parts import LoadedLlava
 from ovbench.harness.understanding.config import LlavaConfig
@@ -34,6 +36,7 @@ class RunCheckpoint:
     weights_digest: str  # of the encoder, at the time
     encoder_dtype: DType
     feature_dtype: str  # visual tokens went through it
+    answer_precision: Literal["float32", "bfloat16"]  # of the language model when it answered
     run_id: str
     dim: int  # width of the visual tokens
 
@@ -57,7 +60,7 @@ def checkpoint_of_run(run_folder: Path) -> RunCheckpoint:
     record = read_record(run_folder / RECORD)
     key = next((step.key for step in record.steps if step.name == _STEP), None)
     section = record.protocol.content.get("understanding")
-    if key is None or section is None:
+    if key is None or section is None or record.suite != "understanding":
         raise ConfigError(
             f"the run '{record.run_id}' has trained no language model (its suite is '{record.suite}')",
             where=str(run_folder),
@@ -77,21 +80,23 @@ def checkpoint_of_run(run_folder: Path) -> RunCheckpoint:
             f"the cached weights of the run '{record.run_id}' are damaged: {fault}", where=str(entry), fix=again
         )
     weights = entry / _WEIGHTS
-    tensors = load_tensors(weights)
-    projector = {
-        key.removeprefix(PROJECTOR_PREFIX): value for key, value in tensors.items() if key.startswith(PROJECTOR_PREFIX)
-    }
+    with safe_open(weights, framework="pt") as tensors:  # the projector alone, not gigabytes of a language model
+        keys = [key for key in list(tensors.keys()) if key.startswith(PROJECTOR_PREFIX)]
+        projector = {key.removeprefix(PROJECTOR_PREFIX): tensors.get_tensor(key) for key in keys}
     dim, _ = stored_widths(projector, where=str(weights))
     recipe = read_section(section, where=str(run_folder / RECORD))
+    is_own = "llm" in record.protocol.content.get("given", {})  # in place of the protocol's
+    own = next((source.name for source in record.sources if is_own and source.role == "language model"), None)
     return RunCheckpoint(
         weights=weights,
-        config=recipe.llava,
+        config=recipe.llava if own is None else replace(recipe.llava, language_model=own),
         encoder=record.encoder.spec,
         tap=parse_encoder(record.encoder.spec).llm_tap or recipe.tap,
         aspect="pad" if recipe.answer_aspect == "pad" else None,
         weights_digest=record.encoder.weights_digest,
         encoder_dtype=check_dtype_name(record.environment.dtype),
         feature_dtype=recipe.feature_dtype,
+        answer_precision=recipe.answer_precision,
         run_id=record.run_id,
         dim=dim,
     )
@@ -120,5 +125,6 @@ def load_run(
         tap=found.tap,
         aspect=found.aspect,
         layout="run",
+        named_encoder=found.encoder,
         metadata={"run": found.run_id},
     )

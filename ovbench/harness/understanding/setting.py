@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ovbench._base.errors import ConfigError
 from ovbench._base.fingerprint import file_sha256, fingerprint
@@ -13,10 +14,10 @@ from ovbench._base.lazy import require
 from ovbench._base.paths import cache_dir, data_dir
 from ovbench.encoders.base import Encoder, PreprocessSpec, Tap
 from ovbench.encoders.preprocess import with_aspect
-from ovbench.encoders.registry import load_encoder
+from ovbench.encoders.registry import load_encoder, parse_encoder
 from ovbench.harness.parallel import Processes, open_processes
 from ovbench.harness.plan import Job
-from ovbench.harness.understanding.checkpoint_folder import LoadedLlava, layout_of, load_checkpoint
+from ovbench.harness.understanding.checkpoint_folder import LoadedLlava, load_checkpoint
 from ovbench.harness.understanding.config import LlavaConfig
 from ovbench.harness.understanding.data import TrainingData, WorldTrainingData
 from ovbench.harness.understanding.llava_json import LlavaJsonData
@@ -125,15 +126,36 @@ def _given(
         dtype=section.answer_precision,
     )
     check_width(loaded.dim, encoder, where=str(options.llava))
+    _check_named(loaded, options.llava, job, encoder)
     return loaded
 
 
-def given_identity(folder: Path) -> Mapping[str, str]:
-    """Returns what identifies a given model: the digests of its files."""
-    if layout_of(folder) == "run":
+def _check_named(loaded: LoadedLlava, folder: Path, job: Job, encoder: Encoder) -> None:
+    """Refuses an encoder that a given model was not trained with: equal widths alone make a nonsense pair."""
+    named = None if loaded.named_encoder is None else parse_encoder(loaded.named_encoder).name
+    fits = named in (None, job.encoder.name)
+    if fits and loaded.layout == "run":
+        fits = checkpoint_of_run(folder).weights_digest == encoder.info.weights_digest
+    if not fits:
+        raise ConfigError(
+            f"the model was trained with the encoder '{loaded.named_encoder}', and '{job.encoder.canonical}' is judged",
+            where=str(folder),
+            fix=f"use --encoder '{loaded.named_encoder}' with the same weights, or another --llava",
+        )
+
+
+def given_identity(setting: Setting) -> Mapping[str, Any]:
+    """Returns what identifies a given model: digests of its files, and its language model where that is elsewhere."""
+    folder, given = setting.options.llava, setting.given
+    assert folder is not None
+    assert given is not None
+    if given.layout == "run":
         return {"weights": file_sha256(checkpoint_of_run(folder).weights)}
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
+    files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
+    if given.language_model is None:
+        return files
+    return {"files": files, "language_model": language_model_identity(given.language_model)}
 
 
 def check_training_data(setting: Setting) -> tuple[PreflightReport, ...]:
@@ -145,21 +167,12 @@ def check_training_data(setting: Setting) -> tuple[PreflightReport, ...]:
     data = setting.training
     if not isinstance(data, LlavaJsonData):
         return ()
-    reports = None
-    if setting.processes.is_main:
-        reports = tuple(
-            preflight(
-                data,
-                stage,
-                folder=setting.preflight_folder(),
-                workers=setting.workers,
-                on_bad=setting.options.on_bad,
-            )
-            for stage in (1, 2)
-        )
-    found = setting.processes.broadcast(reports)
-    assert found is not None
-    return found
+
+    def look() -> tuple[PreflightReport, ...]:
+        folder, on_bad = setting.preflight_folder(), setting.options.on_bad
+        return tuple(preflight(data, stage, folder=folder, workers=setting.workers, on_bad=on_bad) for stage in (1, 2))
+
+    return setting.processes.on_main(look)
 
 
 def language_model_identity(name: str) -> Mapping[str, str]:

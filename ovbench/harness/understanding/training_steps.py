@@ -20,7 +20,7 @@ from ovbench.harness.understanding.llava import load_llava
 from ovbench.harness.understanding.setting import Setting, check_training_data, language_model_identity
 from ovbench.harness.understanding.train import train_llava
 
-WEIGHTS, GATE = "llava.safetensors", "gate.json"
+WEIGHTS = "llava.safetensors"
 
 
 class TrainingSteps:
@@ -105,7 +105,7 @@ class TrainingSteps:
         return looked / len(self._data.image_ids(stage))
 
     def stage1(self) -> StepResult:
-        """Returns the trained projector, which has passed the gate where the protocol has one."""
+        """Returns the trained projector; the gate looks at it before stage 2 begins."""
         return self._train(1, self.stage1_step, (lambda: self.train_features(1),), lambda: None)
 
     def stage2(self) -> StepResult:
@@ -122,7 +122,8 @@ class TrainingSteps:
 
     def _look_at_stage1(self, weights: Path) -> None:
         setting, tokens = self.setting, self.train_features(1)
-        if setting.processes.is_main:
+
+        def look() -> None:
             model = load_llava(weights, setting.config, dim=tokens.dim, stage=1, device=str(setting.processes.device))
             report = check_stage1(
                 model,
@@ -134,7 +135,8 @@ class TrainingSteps:
                 report=setting.preflight_folder() / f"gate-{self.stage1_step.key[:16]}.json",
             )
             report.enforce(where=str(weights.parent))
-        setting.processes.barrier()
+
+        setting.processes.on_main(look)
 
     def _train(
         self, stage: int, step: Step, parents: Sequence[Callable[[], object]], start: Callable[[], Path | None]

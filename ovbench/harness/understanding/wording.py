@@ -61,11 +61,3 @@ def closing_ids(model: Llava) -> frozenset[int]:
         if len(whole) == len(prompt.ids) + 1 and whole[-1] != unknown:
             found.add(whole[-1])
     return frozenset(found)
-
-
-def end_ids(model: Llava) -> frozenset[int]:
-    """Returns the tokens that end an answer: the tokenizer's, and those that `generate` would stop at."""
-    settings = getattr(model.language_model, "generation_config", None)
-    named = getattr(settings, "eos_token_id", None)
-    listed = named if isinstance(named, (list, tuple)) else [named]
-    return frozenset(int(number) for number in (model.tokenizer.eos_token_id, *listed) if number is not None)

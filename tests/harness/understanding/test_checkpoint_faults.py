@@ -66,7 +66,7 @@ def test_projector_of_another_language_model_names_both_widths(tower: Path, tmp_
     )
     said = refusal(DataError, load_checkpoint, stage1, language_model=str(text))
     assert "writes embeddings of width 32, and the language model's have 48" in said
-    assert "--language-model" in said
+    assert "--llm" in said
 
 
 def test_projector_of_another_encoder_names_both_widths(library: tuple[Any, Any], tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_projector_alone_asks_for_its_language_model(tower: Path, tmp_path: Path
     folder = layouts.write_original(
         tmp_path / "stage1", *layouts.library_llava(), kind="projector", mm_vision_tower=str(tower)
     )
-    assert "name the folder or hub id: --language-model" in refusal(ConfigError, load_checkpoint, folder)
+    assert "name the folder or hub id: --llm" in refusal(ConfigError, load_checkpoint, folder)
 
 
 class _Evil:
@@ -195,7 +195,7 @@ def test_damaged_own_checkpoint_is_refused(library: tuple[Any, Any], tmp_path: P
     path.write_text(json.dumps({"format": 1}), encoding="utf-8")
     assert "is not of a checkpoint" in refusal(DataError, load_checkpoint, tmp_path / "own")
     path.write_text(json.dumps(content), encoding="utf-8")
-    (tmp_path / "own" / "mm_projector.safetensors").write_bytes(b"cut off")
+    (tmp_path / "own" / "mm_projector.safetensors").write_bytes(b"\x80\x00cut off")
     assert "is damaged" in refusal(DataError, load_checkpoint, tmp_path / "own")
 
 

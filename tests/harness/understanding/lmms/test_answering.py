@@ -11,7 +11,7 @@ import pandas
 import pytest
 import torch
 
-from ovbench._base.errors import ConfigError, DataError, OvbenchError, RecordError
+from ovbench._base.errors import ConfigError, DataError, OvbenchError
 from ovbench.harness.understanding.lmms.answering import LlavaAnswerer, Question
 from ovbench.harness.understanding.lmms.holder import open_checkpoint, open_run
 from ovbench.tasks.base import TaskData
@@ -93,8 +93,8 @@ def test_run_whose_weights_left_the_cache_says_how_to_make_them(
     monkeypatch.setenv("OVBENCH_CACHE", str(tmp_path))
     with pytest.raises(DataError) as raised:
         open_run(trained.folder)
-    assert "no sound weights of this run" in raised.value.what
-    assert "ovbench run --encoder clip/mini --protocol mini-smoke --seed 0" in raised.value.fix
+    assert "does not hold the weights of the run" in raised.value.what
+    assert "ovbench run --encoder 'clip/mini' --suite understanding --protocol mini-smoke --seed 0" in raised.value.fix
 
 
 def test_run_of_another_encoder_is_refused(trained: Any, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_run_of_another_suite_is_refused(trained: Any, tmp_path: Path) -> None:
     record = json.loads((trained.folder / "record.json").read_text())
     record["suite"] = "generation"
     (tmp_path / "record.json").write_text(json.dumps(record))
-    with pytest.raises(RecordError, match="of the suite 'generation', which trains no language model"):
+    with pytest.raises(ConfigError, match=r"has trained no language model \(its suite is 'generation'\)"):
         open_run(tmp_path)
 
 
