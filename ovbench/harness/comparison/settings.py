@@ -29,11 +29,10 @@ _TASK = ("version", "scorer", "data_digest", "n", "headline")
 
 
 def differing(first: RunRecord, second: RunRecord) -> tuple[Setting, ...]:
-    """Returns every setting in which two runs differ: encoder, protocol, seed, limit, tasks, what was given from outside,
-    then software and machine.
+    """Returns every setting in which two runs differ: encoder, protocol, seed, limit, tasks, sources, software, machine.
 
-    Another protocol, limit, task version, scorer or data makes scores incomparable (`breaks`); another encoder, seed or
-    version of a package does not.
+    Another protocol, limit, task version, scorer or data makes scores incomparable (`breaks`); another encoder, seed,
+    source or version of a package does not.
     """
     encoders = first.encoder, second.encoder
     found = [_setting(f"encoder {name}", *(getattr(encoder, name) for encoder in encoders)) for name in _ENCODER]
