@@ -29,7 +29,7 @@ _TASK = ("version", "scorer", "data_digest", "n", "headline")
 
 
 def differing(first: RunRecord, second: RunRecord) -> tuple[Setting, ...]:
-    """Returns every setting in which two runs differ: encoder, protocol, seed, limit, tasks, sources, software, machine.
+    """Returns every setting in which two runs differ: encoder, protocol, seed, limit, tasks, sources, machine.
 
     Another protocol, limit, task version, scorer or data makes scores incomparable (`breaks`); another encoder, seed,
     source or version of a package does not.
