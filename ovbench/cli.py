@@ -267,14 +267,14 @@ def runs(action: Action = "list", name: Name = None, out: Out = None, json_outpu
 def cache(
     action: Annotated[str, typer.Argument(help="ls, verify or gc.")] = "ls",
     older_than: Annotated[
-        float | None, typer.Option("--older-than", help="gc: also steps and crops not used for so many days.")
+        float | None, typer.Option("--older-than", help="gc: also steps, crops and towers not used for so many days.")
     ] = None,
     max_gb: Annotated[
-        float | None, typer.Option("--max-gb", help="gc: also the least recently used steps and crops above this.")
+        float | None, typer.Option("--max-gb", help="gc: also the longest unused of them above this.")
     ] = None,
     json_output: Json = False,
 ) -> None:
-    """List, verify or tidy the cache: features, references, finished and unfinished steps, cut pictures."""
+    """List, verify or tidy the cache: features, references, steps, cut pictures, vision towers."""
     from ovbench._base.paths import cache_dir
     from ovbench.harness.cache_command import cache_rows
 

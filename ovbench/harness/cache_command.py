@@ -1,4 +1,4 @@
-"""What `ovbench cache` does: lists, verifies and tidies features, references, steps and crops; prints nothing."""
+"""What `ovbench cache` does: lists, verifies and tidies features, references, steps, crops and towers; prints nothing."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def cache_rows(
             damaged references and crops; `gc` removes damaged files and what killed runs left, and evicts down to the
             bounds. What a process uses stays.
         cache_folder: The folder of the whole cache (`paths.cache_dir()`).
-        older_than: Of `gc`: steps and crops that were not used for so many days go too. None: only unfinished steps of
-            a week ago.
-        max_gb: Of `gc`: what steps and crops may take together, in GB of 2^30 bytes; the least recently used go. None:
+        older_than: Of `gc`: steps, crops and towers that were not used for so many days go too. None: only unfinished
+            steps of a week ago.
+        max_gb: Of `gc`: what these may take together, in GB of 2^30 bytes; the least recently used go. None:
             no bound. Features and references have their own (`OVBENCH_FEATURE_CACHE_GB`).
 
     Raises:
@@ -64,7 +64,7 @@ def _gc(cache: FeatureCache, references: ReferenceStore, freed: Freed, bound: in
     features = {"what": "features", "freed_bytes": cache.collect(), "kept_bytes": cache.size_bytes()}
     made = {"what": "references", "freed_bytes": references.collect(), "kept_bytes": references.total_bytes()}
     own: dict[str, Any] = {"bound_bytes": cache.max_bytes, "removed": None}  # each has the bound for itself
-    work = {"what": "steps and crops", "freed_bytes": freed.num_bytes, "kept_bytes": freed.kept_bytes}
+    work = {"what": "steps, crops, towers", "freed_bytes": freed.num_bytes, "kept_bytes": freed.kept_bytes}
     return [features | own, made | own, work | {"bound_bytes": bound, "removed": freed.words}]
 
 
@@ -97,7 +97,7 @@ def _work(work: CachedWork) -> list[dict[str, Any]]:
             "used": utc(held.used),
             "in_use": held.in_use,
         }
-        for held in work.all()
+        for held in [*work.all(), *work.notes()]
     ]
 
 

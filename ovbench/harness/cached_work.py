@@ -1,4 +1,4 @@
-"""Finished and unfinished steps, and cut pictures, seen from outside a run: listed, verified, removed.
+"""Finished and unfinished steps, cut pictures and vision towers, seen from outside a run: listed, verified, removed.
 
 Contract: what a living process uses or builds is never touched; its marks and locks say so.
 """
@@ -23,6 +23,8 @@ from ovbench.harness.generation.crop_cache import FOLDER as CROPS
 from ovbench.harness.generation.crop_cache import cutting, shard_fault, shard_path
 from ovbench.harness.metrics.reference_cache import FOLDER as REFERENCES
 from ovbench.harness.steps import DAMAGED, LOCKS, MANIFEST, WORK, StepCache, verify_entry
+from ovbench.harness.tower_cache import FOLDER as TOWERS
+from ovbench.harness.tower_cache import MARK as TOWER_MARK
 from ovbench.harness.use_marks import unused
 
 log = logging.getLogger(__name__)
@@ -31,8 +33,9 @@ _DAY_S = 86_400.0
 _FRESH_S = 60.0  # a command may still be copying the pictures of a run whose worker has ended
 _KEY = re.compile(r"[0-9a-f]{64}")
 _UNFINISHED = re.compile(r"(?P<step>.+)-(?P<key>[0-9a-f]{64})")
-_NO_STEPS = {FEATURES, REFERENCES, CROPS, DAMAGED, WORK, LOCKS, "scratch", "weights", "tar-index"}
-Kind = Literal["step", "unfinished", "crops"]
+_NO_STEPS = {FEATURES, REFERENCES, CROPS, DAMAGED, WORK, LOCKS, "scratch", "weights", TOWERS}
+_NOTES = {"picture-index": "index of pictures", "preflight": "preflight reports", "tar-index": "index of archives"}
+Kind = Literal["step", "unfinished", "crops", "tower", "notes"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +53,18 @@ class Held:
     @property
     def title(self) -> str:
         """What it is, for people."""
-        return {"step": f"step {self.name}", "unfinished": f"step {self.name}, unfinished", "crops": "crops"}[self.kind]
+        return {
+            "step": f"step {self.name}",
+            "unfinished": f"step {self.name}, unfinished",
+            "crops": "crops",
+            "tower": "vision tower of a checkpoint",
+            "notes": _NOTES.get(self.name, ""),
+        }[self.kind]
+
+    @property
+    def mark(self) -> Path:
+        """The file that processes mark as long as they use this, and whose time says when it was last used."""
+        return self.path / (TOWER_MARK if self.kind == "tower" else MANIFEST)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -73,7 +87,7 @@ class Freed:
 
 
 class CachedWork:
-    """Steps and crops below the folder of the whole cache.
+    """Steps, crops and vision towers below the folder of the whole cache.
 
     Args:
         root: The folder, which is there.
@@ -85,13 +99,29 @@ class CachedWork:
     # --- what is there -----------------------------------------------------------------------------------------------
 
     def all(self) -> list[Held]:
-        """Returns everything, the least recently used first."""
-        found = [*self._finished(), *self._unfinished(), *self._crops()]
+        """Returns everything that can be removed, the least recently used first."""
+        found = [*self._finished(), *self._unfinished(), *self._crops(), *self._towers()]
         return sorted(found, key=lambda held: (held.used, held.name, held.key))
+
+    def notes(self) -> list[Held]:
+        """Returns the folders of small files that save reading data again; they are never collected."""
+        return [
+            Held(
+                kind="notes",
+                name=path.name,
+                key=path.name,
+                path=path,
+                size_bytes=size_of(path),
+                used=_newest(path),
+                in_use=False,
+            )
+            for path in _folders(self.root)
+            if path.name in _NOTES
+        ]
 
     def _finished(self) -> Iterator[Held]:
         for folder in _folders(self.root):
-            if folder.name in _NO_STEPS or folder.name.startswith("."):
+            if folder.name in _NO_STEPS or folder.name in _NOTES or folder.name.startswith("."):
                 continue
             for path in _folders(folder):
                 if _KEY.fullmatch(path.name):
@@ -115,6 +145,11 @@ class CachedWork:
         for folder in _folders(self.root / CROPS):
             for path in _folders(folder):
                 yield self._held("crops", folder.name, path.name, path, path / MANIFEST)
+
+    def _towers(self) -> Iterator[Held]:
+        for path in _folders(self.root / TOWERS):
+            if not path.name.startswith("."):  # one that is being written
+                yield self._held("tower", TOWERS, path.name, path, path / TOWER_MARK)
 
     def _held(self, kind: Kind, name: str, key: str, path: Path, marked: Path) -> Held:
         with unused(marked) as free:
@@ -177,9 +212,9 @@ class CachedWork:
         """Removes damaged and abandoned files, what was not used for long, and the least recently used above a bound.
 
         Args:
-            older_than_days: Days without use after which steps and crops go; None: only unfinished steps go, after
-                `UNFINISHED_DAYS`.
-            max_bytes: What steps and crops may take together; None: no bound.
+            older_than_days: Days without use after which steps, crops and towers go; None: only unfinished steps go,
+                after `UNFINISHED_DAYS`.
+            max_bytes: What these may take together; None: no bound.
         """
         freed, now = Freed(), time.time()
         self._remove_rubbish(freed, now)
@@ -203,7 +238,7 @@ class CachedWork:
         with contextlib.ExitStack() as stack:
             if held.kind != "crops" and not stack.enter_context(self._building(held.name, held.key)):
                 return False
-            if held.kind != "unfinished" and not stack.enter_context(unused(held.path / MANIFEST)):
+            if held.kind != "unfinished" and not stack.enter_context(unused(held.mark)):
                 return False
             # An entry vanishes at once, and a kill on the way leaves what the next collection knows.
             gone = held.path.with_name(f".{held.path.name}.gone.tmp")
@@ -228,7 +263,7 @@ class CachedWork:
             freed.add("damaged" if path.parent == damaged else "abandoned", size_of(path))
             shutil.rmtree(path, ignore_errors=True)
         for folder in _folders(self.root):
-            if folder.name in _NO_STEPS:
+            if folder.name in _NO_STEPS - {TOWERS} or folder.name in _NOTES:
                 continue
             for path in folder.glob(".*.tmp"):
                 key = path.name.split(".")[1]

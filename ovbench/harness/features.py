@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
@@ -21,7 +21,8 @@ from torch import Tensor
 from ovbench._base.errors import ConfigError, DataError
 from ovbench.encoders.base import Encoder, PreprocessSpec, Tap
 from ovbench.encoders.preprocess import resize, to_01
-from ovbench.harness.feature_cache import CacheFull, FeatureCache, Namespace, Throughput
+from ovbench.harness.feature_cache import CacheFull, FeatureCache, Namespace
+from ovbench.harness.feature_decision import Decision, decide
 from ovbench.harness.feature_shards import DamagedShards, image_digest
 from ovbench.harness.training import Progress, no_progress
 
@@ -33,7 +34,6 @@ S = TypeVar("S")
 T = TypeVar("T")
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 BATCH_SIZE = 32  # pictures in a forward pass
-LOSS_ALLOWED = 0.1  # of the time: what a cache may cost this run for the sake of later ones, which read it too
 _MEASURED_BATCHES = 2  # the first also pays for warming up
 _MAX_REPAIRS = 3
 
@@ -54,53 +54,6 @@ class FeatureSource(Protocol):
     def __call__(self, image_ids: Sequence[str]) -> Tensor:
         """Returns float32 [B, N, C]."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Decision:
-    """Whether features are cached, and why."""
-
-    cache: bool
-    reason: str
-    fits: bool = True  # False: the bound of the cache was the reason, which the user can move
-
-
-def decide(
-    *,
-    image_bytes: int,
-    num_images: int,
-    num_reads: float,
-    encode_s: float,
-    speed: Throughput,
-    room_bytes: int,
-    padding: float = 1.0,
-) -> Decision:
-    """Says whether it pays to store the tokens of images, or to compute them each time they are needed.
-
-    Args:
-        image_bytes: Tokens of one image, as stored.
-        num_images: Images that are not stored yet.
-        num_reads: How many times each will be needed, on average.
-        encode_s: Seconds to load, prepare and encode one image.
-        speed: Of the cache's disk.
-        room_bytes: What the cache could take.
-        padding: Images in a forward pass per image that is asked for, without a cache: a pass is always a whole batch.
-    """
-    needed = image_bytes * num_images
-    if needed > room_bytes:
-        reason = f"{_size(needed)} of features do not fit into the {_size(room_bytes)} that the feature cache may take"
-        return Decision(cache=False, reason=reason, fits=False)
-    fly_s = num_images * num_reads * encode_s * padding
-    read_s = image_bytes / speed.read_bytes_s
-    cached_s = num_images * (encode_s + image_bytes / speed.write_bytes_s + num_reads * read_s)
-    told = f"{cached_s:.3g} s with a cache, {fly_s:.3g} s without, each image being read {num_reads:.3g} times"
-    if cached_s <= (1 + LOSS_ALLOWED) * fly_s:
-        return Decision(cache=True, reason=told)
-    return Decision(cache=False, reason=f"a cache does not pay: {told}")
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.3g} GB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.3g} MB"
 
 
 def namespace_inputs(
@@ -134,6 +87,9 @@ class Features:
         digests: Image id → digest of the picture, where known from before; saves loading the picture.
         spec: How pictures are prepared; None: the encoder's own way.
         workers: Threads that load and prepare the pictures of a pass.
+        start: Where in the set `fill` begins, as a share in [0, 1): it goes on from there, and from the first image to
+            there at last. Processes that begin at different places encode different images, and find the others' in the
+            cache when they come to them. Changes no token.
     """
 
     def __init__(
@@ -151,10 +107,14 @@ class Features:
         digests: Mapping[str, str] | None = None,
         spec: PreprocessSpec | None = None,
         workers: int = 1,
+        start: float = 0.0,
     ) -> None:
+        assert 0.0 <= start < 1.0, "a share"
         if dtype not in DTYPES:
             raise ConfigError(f"unknown feature type '{dtype}'", where="feature_dtype", fix=f"use one of {[*DTYPES]}")
         self.image_ids = tuple(image_ids)
+        first = int(start * len(self.image_ids))
+        self._filling = self.image_ids[first:] + self.image_ids[:first]
         self.num_encoded = 0  # images that went through the encoder so far
         self.encode_s = 0.0  # seconds that this took, with loading and preparing them
         self.decision: Decision | None = None  # None: nothing had to be decided yet
@@ -328,7 +288,7 @@ class Features:
             digest = self._digests.get(name)
             return None if digest is not None and digest in space else self._image(name)
 
-        pictures = zip(self.image_ids, self._map(load, self.image_ids), strict=True)
+        pictures = zip(self._filling, self._map(load, self._filling), strict=True)
         for passed, (name, picture) in enumerate(pictures, start=1):
             if picture is not None:
                 digest = self._digests[name] = image_digest(picture)

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -171,6 +171,7 @@ def submit(
     Raises:
         DependencyError: submitit is not installed.
         ConfigError: A count is too small, two jobs have one name, or there is no Slurm here.
+        OvbenchError: A job was not taken; names those that were sent before.
     """
     for name, value, least in (("gpus", gpus, 0), ("nodes", nodes, 1), ("time", time, 1), ("cpus", cpus_per_gpu, 1)):
         if value < least:
@@ -202,7 +203,15 @@ def submit(
     sent: list[Submitted] = []
     for job in jobs:
         executor.update_parameters(name=job.name)
-        handle = executor.submit(_task(job, processes, nodes))
+        try:
+            handle = executor.submit(NodeTask(arguments=job.arguments, gpus=processes, nodes=nodes))
+        except (OSError, RuntimeError) as error:  # sbatch's words are in submitit's RuntimeErrors
+            ids = ", ".join(f"{each.name} is job {each.job_id}" for each in sent)
+            raise OvbenchError(
+                f"'{job.name}' cannot be sent: {error}",
+                where="--launch slurm",
+                fix=f"already sent: {ids or 'none'}; send the others again when the cause is removed",
+            ) from error
         sent.append(
             Submitted(
                 name=job.name,
@@ -214,7 +223,3 @@ def submit(
         )
         log.info("%s is job %s: %s", job.name, handle.job_id, " ".join(job.arguments))
     return sent
-
-
-def _task(job: LaunchJob, processes: int, nodes: int) -> Callable[[], int]:
-    return NodeTask(arguments=job.arguments, gpus=processes, nodes=nodes)

@@ -91,7 +91,12 @@ class Pictures:
         return np.asarray(open_picture(Path(self.folder) / image_id))
 
 
-def _read_jsonl(path: Path) -> list[Mapping[str, Any]]:
+def read_rows(path: Path) -> list[Mapping[str, Any]]:
+    """Reads a JSONL file whose lines are objects.
+
+    Raises:
+        DataError: A line is not JSON, or is no object; the message names it.
+    """
     rows = read_jsonl(path)
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
@@ -126,7 +131,7 @@ def _read_parquet(path: Path) -> list[Mapping[str, Any]]:
 
 
 _READERS = {
-    "jsonl": _read_jsonl,
+    "jsonl": read_rows,
     "csv": lambda path: _read_delimited(path, ","),
     "tsv": lambda path: _read_delimited(path, "\t"),
     "parquet": _read_parquet,

@@ -26,6 +26,24 @@ def test_one_process_of_several_says_a_text(monkeypatch: pytest.MonkeyPatch) -> 
     assert launcher.first_to_say("error: no such folder")
 
 
+def test_another_run_of_the_launcher_says_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
+    assert [launcher.first_to_say("error") for _ in range(2)] == [True, False]
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "two")
+    assert launcher.first_to_say("error")
+
+
+def test_another_process_of_the_same_number_says_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        monkeypatch.setattr(launcher.os, "getppid", lambda: other.pid)
+        assert [launcher.first_to_say("error") for _ in range(2)] == [True, False]
+        assert launcher._started(other.pid).isdecimal()
+        assert other.stdin is not None
+        other.stdin.close()
+    assert launcher._started(other.pid) == ""
+    assert launcher.first_to_say("error")
+
+
 def test_without_a_launcher_everything_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE")
     assert [launcher.first_to_say("error") for _ in range(2)] == [True, True]

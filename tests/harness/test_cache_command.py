@@ -18,6 +18,8 @@ from ovbench.harness.generation.imagenet_sources import open_labelled
 from ovbench.harness.metrics.reference_cache import FOLDER as REFERENCES
 from ovbench.harness.metrics.reference_cache import ReferenceStore
 from ovbench.harness.steps import Step, StepCache
+from ovbench.harness.tower_cache import FOLDER as TOWERS
+from ovbench.harness.tower_cache import hold_tower
 from ovbench.harness.use_marks import mark_in_use, unused
 from tests.harness.generation.imagenet_tree import make_tree
 
@@ -54,7 +56,7 @@ def test_gc_keeps_to_the_bound(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [(row["what"], row["freed_bytes"]) for row in cache_rows("gc", folder)] == [
         ("features", 0),
         ("references", 0),
-        ("steps and crops", 0),
+        ("steps, crops, towers", 0),
     ]
     monkeypatch.setenv("OVBENCH_FEATURE_CACHE_GB", "0")
     features, *_ = cache_rows("gc", folder)
@@ -243,3 +245,60 @@ def test_flags_of_gc_are_refused_elsewhere_and_out_of_range(tmp_path: Path) -> N
         cache_rows("ls", tmp_path, older_than=3)
     with pytest.raises(ConfigError, match="it must be 0 or more, got -1"):
         cache_rows("gc", tmp_path, max_gb=-1)
+
+
+def _tower(root: Path, *, days_ago: float) -> Path:
+    """A tower whose process has ended."""
+    path = root / TOWERS / ("a" * 32)
+    path.mkdir(parents=True)
+    (path / "model.safetensors").write_bytes(bytes(5000))
+    (path / "config.json").write_text("{}")
+    when = time.time() - days_ago * DAY
+    os.utime(path / "config.json", (when, when))
+    return path
+
+
+def test_towers_are_listed_and_go_when_they_were_not_used_for_so_long(tmp_path: Path) -> None:
+    path = _tower(tmp_path, days_ago=31)
+    (row,) = cache_rows("ls", tmp_path)
+    assert (row["view"], row["bytes"], row["in_use"]) == ("vision tower of a checkpoint", 5002, False)
+    cache_rows("gc", tmp_path)
+    assert path.exists()
+    *_, freed = cache_rows("gc", tmp_path, older_than=30)
+    assert freed["removed"] == "1 x vision tower of a checkpoint"
+    assert not path.exists()
+
+
+def test_a_tower_that_a_process_was_given_stays(tmp_path: Path) -> None:
+    path = _tower(tmp_path, days_ago=31)
+    assert hold_tower(tmp_path, path.name, lambda out: pytest.fail("it is there")) == path
+    (row,) = cache_rows("ls", tmp_path)
+    assert row["in_use"]
+    *_, freed = cache_rows("gc", tmp_path, older_than=0)
+    assert freed["removed"] == ""
+    assert path.exists()
+
+
+def test_a_tower_that_is_being_written_is_no_rubbish(tmp_path: Path) -> None:
+    left = tmp_path / TOWERS / f".{'b' * 32}.left.tmp"
+    left.mkdir(parents=True)
+
+    def write(out: Path) -> None:
+        (out / "config.json").write_text("{}")
+        *_, freed = cache_rows("gc", tmp_path, older_than=0)
+        assert freed["removed"] == "1 x abandoned"
+        assert out.is_dir()
+        assert not left.exists()
+
+    path = hold_tower(tmp_path, "c" * 32, write)
+    assert (path / "config.json").is_file()
+    assert [entry.name for entry in path.parent.iterdir()] == ["c" * 32]
+
+
+def test_indexes_and_reports_are_listed_and_stay(tmp_path: Path) -> None:
+    for name in ("picture-index", "preflight", "tar-index"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.json").write_text("[]")
+    cache_rows("gc", tmp_path, older_than=0, max_gb=0)
+    rows = {row["view"]: row["bytes"] for row in cache_rows("ls", tmp_path)}
+    assert rows == {"index of pictures": 2, "preflight reports": 2, "index of archives": 2}

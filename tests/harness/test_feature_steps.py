@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from ovbench._base.errors import ConfigError
+from ovbench._base.files import write_json
 from ovbench.harness.events import Event, Reporter
+from ovbench.harness.parallel import Processes
 from ovbench.harness.plan import plan_runs
-from ovbench.harness.steps import StepCache
+from ovbench.harness.steps import StepCache, StepResult
+from ovbench.harness.understanding import feature_steps
 from ovbench.harness.understanding.feature_steps import IMAGES
 from ovbench.harness.understanding.pipeline import UnderstandingRun
 
@@ -129,3 +132,22 @@ def test_a_bound_that_is_no_number_is_said_before_any_work(tmp_path: Path, monke
 def test_each_training_image_is_read_as_often_as_the_schedule_says(tmp_path: Path) -> None:
     run = SmokeRun(tmp_path)
     assert run.training.num_reads(1) + run.training.num_reads(2) == pytest.approx((20 * 32 + 30 * 16) / 256)
+
+
+def test_each_process_begins_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[float] = []
+    made = feature_steps.Features
+    monkeypatch.setattr(
+        feature_steps, "Features", lambda *args, **words: starts.append(words["start"]) or made(*args, **words)
+    )
+    for rank in (0, 1):
+        run = SmokeRun(tmp_path / str(rank))
+        monkeypatch.setattr(
+            run.runner,
+            "obtain",
+            lambda *args: StepResult(name="features", path=tmp_path, key="", cached=True, seconds=0.0, made_in_s=0.0),
+        )
+        run.runner.processes = Processes(rank=rank, world_size=4)
+        write_json(tmp_path / IMAGES, {"digests": {}})
+        run.train_features()
+    assert starts == [0.0, 0.25]

@@ -17,7 +17,8 @@ from ovbench.encoders.base import Encoder, Tap
 from ovbench.encoders.modeling.tokens import TokenEncoder
 from ovbench.encoders.registry import load_encoder
 from ovbench.harness.feature_cache import FeatureCache, Throughput
-from ovbench.harness.features import Decision, Features, decide, namespace_inputs
+from ovbench.harness.feature_decision import Decision, decide
+from ovbench.harness.features import Features, namespace_inputs
 
 IDS = tuple(f"i{number}" for number in range(7))
 ROOMY = 2**30
@@ -112,6 +113,46 @@ def test_a_picture_is_encoded_once_whatever_its_name_and_set(encoder: Encoder, c
     second.fill()
     assert (first.num_encoded, second.num_encoded) == (7, 1)
     assert torch.equal(second(["x2"]), first(["i2"]))
+
+
+def test_filling_may_begin_anywhere_and_gives_the_same(encoder: Encoder, tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+    found: list[torch.Tensor] = []
+    for start in (0.0, 0.5):
+        asked: list[str] = []
+        source = Features(
+            encoder,
+            IDS,
+            lambda name, asked=asked: asked.append(name) or image(name),
+            FeatureCache(tmp_path / str(start), max_bytes=ROOMY),
+            dtype="float32",
+            num_reads=100.0,
+            batch_size=2,
+            start=start,
+        )
+        source.fill()
+        seen.append(asked)
+        found.append(source(IDS))
+    assert seen == [list(IDS), [*IDS[3:], *IDS[:3]]]
+    assert torch.equal(found[0], found[1])
+
+
+def test_processes_that_begin_apart_share_the_encoding(encoder: Encoder, tmp_path: Path) -> None:
+    """The second one is at its end when the first one is in the middle: neither makes what the other has stored."""
+    ids = tuple(f"i{number}" for number in range(16))
+    cache = FeatureCache(tmp_path, max_bytes=ROOMY, shard_bytes=1)  # stored after every batch
+    first, second = (features(encoder, cache, ids, batch_size=2, start=rank / 2) for rank in (0, 1))
+    order: list[str] = []
+
+    def second_is_halfway(done: int, total: int) -> None:
+        order.append(f"second {done}")
+        if done == 8:
+            first.fill(lambda done, total: order.append(f"first {done}"))
+
+    second.fill(second_is_halfway)
+    assert order.index("first 16") < order.index("second 16")
+    assert (first.num_encoded, second.num_encoded) == (8, 8)
+    assert torch.equal(first(ids), second(ids))
 
 
 def test_with_known_digests_no_picture_is_loaded(encoder: Encoder, cache: FeatureCache) -> None:

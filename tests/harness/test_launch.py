@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ovbench._base.errors import ConfigError, DependencyError
+from ovbench._base.errors import ConfigError, DependencyError, OvbenchError
 from ovbench.harness import launch
 from ovbench.harness.launch import LaunchJob, NodeTask, child_environment, command_line, jobs_of, submit
 
@@ -76,6 +76,26 @@ def test_a_job_runs_its_command_to_the_end(tmp_path: Path) -> None:
 
 def test_a_job_can_run_in_this_process(tmp_path: Path) -> None:
     assert version(tmp_path, cluster="debug", gpus=0).handle.result() == 0
+
+
+@pytest.mark.parametrize("error", [OSError("sbatch: no such file"), RuntimeError("sbatch: invalid partition")])
+def test_a_job_that_is_not_taken_is_an_error_that_names_those_sent(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = submitit.AutoExecutor.submit
+
+    def submit_one(self: Any, task: NodeTask) -> Any:
+        if task.arguments == ("b",):
+            raise error
+        return send(self, task)
+
+    monkeypatch.setattr(submitit.AutoExecutor, "submit", submit_one)
+    jobs = [LaunchJob(name="a", arguments=("--version",)), LaunchJob(name="b", arguments=("b",))]
+    with pytest.raises(OvbenchError) as caught:
+        submit(jobs, folder=tmp_path, cluster="debug", gpus=0)
+    assert caught.value.what == f"'b' cannot be sent: {error}"
+    assert caught.value.fix is not None
+    assert caught.value.fix.startswith("already sent: a is job ")
 
 
 def test_a_failed_command_fails_the_job_with_its_status(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ Where the cache no longer holds them, the recorded values stand side by side and
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -171,13 +171,21 @@ def _test(task: TaskRecord, one: RunRecord, two: RunRecord, cache: Path, options
     return found
 
 
-def _entry(cache: Path, name: str, key: str) -> tuple[Path, dict[str, Any]]:
-    path = cache / name / key
-    try:
-        inputs = read_json(path / MANIFEST)["inputs"]
-    except (DataError, KeyError, TypeError):
-        raise _Missing(f"step '{name}' {key[:12]} is no longer in the cache {cache}") from None
-    return path, inputs
+def _entry(cache: Path, name: str, keys: Sequence[str], wanted: Callable[[Mapping[str, Any]], bool], none: str) -> Path:
+    """Returns the first entry of a step whose inputs are wanted; those that cannot be read may be other ones."""
+    gone: list[str] = []
+    for key in keys:
+        path = cache / name / key
+        try:
+            inputs = read_json(path / MANIFEST)["inputs"]
+        except (DataError, KeyError, TypeError):
+            gone.append(key)
+            continue
+        if wanted(inputs):
+            return path
+    if gone:
+        raise _Missing(f"step '{name}' {' or '.join(key[:12] for key in gone)} is no longer in the cache {cache}")
+    raise _Missing(none)
 
 
 def _content(
@@ -185,14 +193,14 @@ def _content(
 ) -> Content:
     """Returns the features of the pictures that a run's scores are of."""
     of = "samples" if task.kind == "generation" else "reconstructions"
-    for step in record.steps:
-        if step.name != "samples":
-            continue
-        path, inputs = _entry(cache, step.name, step.key)
-        wanted = inputs.get("of") == of and inputs.get("moment") is None
-        if wanted and inputs.get("extractor") == extractor.info.fingerprint():
-            return _read(path, extractor, layers, cache, count)
-    raise _Missing(f"{record.run_id} keeps no {of} under the network '{extractor.info.name}'")
+    keys = [step.key for step in record.steps if step.name == "samples"]
+
+    def wanted(inputs: Mapping[str, Any]) -> bool:
+        same = inputs.get("extractor") == extractor.info.fingerprint()
+        return same and inputs.get("of") == of and inputs.get("moment") is None
+
+    none = f"{record.run_id} keeps no {of} under the network '{extractor.info.name}'"
+    return _read(_entry(cache, "samples", keys, wanted, none), extractor, layers, cache, count)
 
 
 def _read(path: Path, extractor: Extractor, layers: Sequence[str], cache: Path, count: int) -> Content:
@@ -213,14 +221,15 @@ def _reference(
         )
     keys = [[step.key for step in record.steps if step.name == "features"] for record in (one, two)]
     common = [key for key in keys[0] if key in keys[1]]
-    for key in common:
-        path, inputs = _entry(cache, "features", key)
-        if inputs.get("extractor") == extractor.info.fingerprint():
-            (passes,) = path.glob(f"{_PASSES}*")
-            count = _num_items(passes)
-            features = _read(path, extractor, layers, cache, count).features
-            return against_pictures("test", features, purpose=task.kind, extractor=extractor)
-    raise _Missing("the two runs were not compared with the same reference pictures")
+
+    def wanted(inputs: Mapping[str, Any]) -> bool:
+        return inputs.get("extractor") == extractor.info.fingerprint()
+
+    none = "the two runs were not compared with the same reference pictures"
+    path = _entry(cache, "features", common, wanted, none)
+    (passes,) = path.glob(f"{_PASSES}*")
+    features = _read(path, extractor, layers, cache, _num_items(passes)).features
+    return against_pictures("test", features, purpose=task.kind, extractor=extractor)
 
 
 def _num_items(passes: Path) -> int:

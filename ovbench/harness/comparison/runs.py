@@ -45,11 +45,6 @@ class Matched:
     second: tuple[Run, ...]
     warnings: tuple[str, ...]
 
-    @property
-    def common_seeds(self) -> bool:
-        """Whether the i-th runs of both sides have one seed."""
-        return all(one.record.seed == two.record.seed for one, two in zip(self.first, self.second, strict=True))
-
 
 def find_runs(first: str, second: str, store: RunStore, wanted: Wanted) -> list[Matched]:
     """Returns what two names mean: one pair of sides for each suite that both were run on.
@@ -122,9 +117,9 @@ def _specs_of(text: str, records: Iterable[RunRecord], specs: Sequence[str]) -> 
     if text in specs:
         return {text}
     found: set[str] = set()
-    for protocol in {record.protocol.name for record in records}:
+    for variants in {record.protocol.content.get("variants") for record in records} - {None}:
         try:
-            spec = parse_encoder(text, protocol=protocol.partition(",")[0]).canonical
+            spec = parse_encoder(text, protocol=variants).canonical
         except OvbenchError:
             continue
         if spec in specs:

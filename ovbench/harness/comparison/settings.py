@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ovbench._base.fingerprint import canonical_json
 from ovbench.harness.comparison.result import Setting
-from ovbench.results.record import RunRecord
+from ovbench.results.record import RunRecord, SourceRecord
 
 _DIGITS = 12  # of a digest that is shown
 _ENCODER = (
@@ -29,10 +29,10 @@ _TASK = ("version", "scorer", "data_digest", "n", "headline")
 
 
 def differing(first: RunRecord, second: RunRecord) -> tuple[Setting, ...]:
-    """Returns every setting in which two runs differ: encoder, protocol, seed, limit, tasks, then software and machine.
+    """Returns every setting in which two runs differ: encoder, protocol, seed, limit, tasks, sources, machine.
 
-    Another protocol, limit, task version, scorer or data makes scores incomparable (`breaks`); another encoder, seed or
-    version of a package does not.
+    Another protocol, limit, task version, scorer or data makes scores incomparable (`breaks`); another encoder, seed,
+    source or version of a package does not.
     """
     encoders = first.encoder, second.encoder
     found = [_setting(f"encoder {name}", *(getattr(encoder, name) for encoder in encoders)) for name in _ENCODER]
@@ -48,6 +48,10 @@ def differing(first: RunRecord, second: RunRecord) -> tuple[Setting, ...]:
         other = second.task(task.name)
         for name in _TASK if other is not None else ():
             found.append(_setting(f"{task.name} {name}", getattr(task, name), getattr(other, name), breaks=True))
+    sources = [_by_role(record.sources) for record in (first, second)]
+    found += [
+        _setting(f"{role} digest", *(side.get(role) for side in sources)) for role in {**sources[0], **sources[1]}
+    ]
     machines = first.environment, second.environment
     found += [_setting(name, *(getattr(machine, name) for machine in machines)) for name in _MACHINE]
     packages = [machine.packages for machine in machines]
@@ -56,6 +60,17 @@ def differing(first: RunRecord, second: RunRecord) -> tuple[Setting, ...]:
         for name in dict.fromkeys([*packages[0], *packages[1]])
     ]
     return tuple(entry for entry in found if entry.first != entry.second)
+
+
+def _by_role(sources: Sequence[SourceRecord]) -> dict[str, str]:
+    """Returns role → digest; of several sources of one role, their digests one behind the other."""
+    found: dict[str, list[str]] = {}
+    for source in sources:
+        found.setdefault(source.role, []).append(source.digest)
+    return {
+        role: digests[0] if len(digests) == 1 else ", ".join(d[:_DIGITS] for d in digests)
+        for role, digests in found.items()
+    }
 
 
 def _setting(name: str, first: Any, second: Any, *, breaks: bool = False) -> Setting:

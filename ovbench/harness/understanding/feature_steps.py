@@ -84,6 +84,7 @@ class FeatureSteps:
         """
         if step.key in self._open:
             return self._open[step.key]
+        processes = self._runner.processes
 
         def opened(digests: Mapping[str, str]) -> Features:
             source = Features(
@@ -98,6 +99,7 @@ class FeatureSteps:
                 batch_asked=self._batch_asked,
                 digests=digests,
                 workers=self._workers,
+                start=processes.rank / processes.world_size,  # each begins elsewhere, and finds what others made
             )
             self._open[step.key], self._labels[step.key] = source, label
             return source

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ovbench._base.errors import ConfigError, DataError
-from ovbench._base.files import atomic_dir, write_json, writing
+from ovbench._base.files import write_json, writing
 from ovbench._base.paths import cache_dir
 from ovbench.encoders.base import Encoder, Variant
 from ovbench.encoders.modeling.hf import ARCHITECTURES
@@ -22,9 +22,10 @@ from ovbench.encoders.modeling.hf_load import read_fields
 from ovbench.encoders.modeling.weights_file import refuse_misfit
 from ovbench.encoders.registry import built_in_families, load_encoder, parse_encoder
 from ovbench.harness.checkpoint import save_tensors
+from ovbench.harness.tower_cache import FOLDER, MARK, hold_tower
 
 log = logging.getLogger(__name__)
-_FOLDER, TOWER, _HERE = "towers", "vision_tower", "{checkpoint}"
+TOWER, _HERE = "vision_tower", "{checkpoint}"
 _KERNELS = {"bilinear": 2, "bicubic": 3}  # PIL's numbers
 _ARCHITECTURE = ("hidden_size", "num_hidden_layers", "image_size", "patch_size")
 
@@ -117,13 +118,14 @@ def keep_tower(tower: Tower, *, spec: str | None, where: str) -> str:
         if spec is not None
         else _variant_of(fields, where=where, kernel=tower.processor.get("resample"))
     )
-    folder = cache_dir() / _FOLDER / _digest(tower)[:32]
-    if not (folder / "config.json").is_file():
-        with atomic_dir(folder) as out:
-            save_tensors(out / "model.safetensors", tower.state, {"format": "pt"})
-            if tower.processor:
-                write_json(out / "preprocessor_config.json", tower.processor)
-            write_json(out / "config.json", fields)
+
+    def write(out: Path) -> None:
+        save_tensors(out / "model.safetensors", tower.state, {"format": "pt"})
+        if tower.processor:
+            write_json(out / "preprocessor_config.json", tower.processor)
+        write_json(out / MARK, fields)
+
+    folder = hold_tower(cache_dir(), _digest(tower)[:32], write)
     return f"{base}:{folder.resolve()}"
 
 
@@ -138,7 +140,7 @@ def take_along(spec: str, folder: Path) -> str:
         The spec that `placed` finds it by; other encoders' specs as they are.
     """
     parsed = parse_encoder(spec)
-    if parsed.source is None or Path(parsed.source).parent != (cache_dir() / _FOLDER).resolve():
+    if parsed.source is None or Path(parsed.source).parent != (cache_dir() / FOLDER).resolve():
         return parsed.canonical
     with writing(folder):
         shutil.copytree(parsed.source, folder / TOWER)

@@ -24,7 +24,7 @@ from ovbench.tasks.tables.shards import Shard
 if TYPE_CHECKING:
     import numpy
 
-_INDEX_VERSION = 1
+_INDEX_VERSION = 2
 _FOLDER = "picture-index"
 
 
@@ -43,6 +43,7 @@ class Checked:
 
     sha256: str = ""
     fault: str = ""
+    embedded: bool = False  # the bytes are in the table's own file
 
 
 def picture_bytes(cell: Any, folders: Sequence[Path]) -> bytes:
@@ -99,17 +100,17 @@ def check_shard(shard: Shard, column: str, rows: Sequence[int], folders: Sequenc
     identity = [str(path), state.st_size, state.st_mtime_ns, column, list(rows), list(map(str, folders))]
     remembered = cache_dir() / _FOLDER / f"{fingerprint([_INDEX_VERSION, *identity])}.json"
     if remembered.is_file():
-        return [Checked(sha256=name) for name in read_json(remembered)]
+        return [Checked(sha256=name, embedded=True) for name in read_json(remembered)]
     checked = list(_check(shard, column, rows, folders))
     # Files beside the table can change while the table does not: what was not in it is not remembered.
-    if not any(each.fault for each in checked) and _all_embedded(shard, column, rows):
+    if all(each.embedded and not each.fault for each in checked):
         write_json(remembered, [each.sha256 for each in checked])
     return checked
 
 
-def _all_embedded(shard: Shard, column: str, rows: Sequence[int]) -> bool:
-    cell = next(shard.cells(column, rows[0])) if rows else None
-    cell = cell[0] if isinstance(cell, list) else cell
+def _is_embedded(cell: Any) -> bool:
+    """Whether a cell holds the picture's bytes, not where they are."""
+    cell = cell[0] if isinstance(cell, list) and cell else cell
     return isinstance(cell.get("bytes") if isinstance(cell, Mapping) else cell, bytes)
 
 
@@ -127,7 +128,7 @@ def _check(shard: Shard, column: str, rows: Sequence[int], folders: Sequence[Pat
         name = hashlib.sha256(data).hexdigest()
         if name not in headers:
             headers[name] = _header_fault(data)
-        yield Checked(sha256=name, fault=headers[name])
+        yield Checked(sha256=name, fault=headers[name], embedded=_is_embedded(cell))
 
 
 def _header_fault(data: bytes) -> str:

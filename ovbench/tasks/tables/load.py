@@ -53,7 +53,7 @@ def read_located(spec: TaskSpec, located: Located) -> Loaded:
     found = located.found
     form = RowForm.of(spec.kind, spec.source, found.layout["columns"])
     folders = picture_folders(found, located.root)
-    cells = [each for each in _cells(found, form, spec) if _wanted(each.cells, spec.source["where"], each.shard)]
+    cells = [each for each in _cells(found, form, spec) if _wanted(each.cells, spec.source["where"])]
     if not cells:
         raise DataError(f"the tables of '{spec.name}' hold no rows", where=str(located.root))
     if found.pictures is None:
@@ -121,8 +121,7 @@ def _check_columns(shard: Shard, wanted: Sequence[str]) -> None:
             )
 
 
-def _wanted(cells: Mapping[str, Any], where: Mapping[str, str], shard: Shard) -> bool:
-    del shard
+def _wanted(cells: Mapping[str, Any], where: Mapping[str, str]) -> bool:
     return all(str(cells.get(column)) == value for column, value in where.items())
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovbench._base.errors import DataError
-from ovbench._base.files import read_jsonl
 from ovbench._base.lazy import require
+from ovbench.tasks.local import read_rows
 from ovbench.tasks.tables.layouts import Form
 
 if TYPE_CHECKING:
@@ -87,12 +88,9 @@ class Shard:
             else:
                 start -= count
 
-    def _lines(self) -> list[Mapping[str, Any]]:
-        rows = read_jsonl(self.path)
-        for number, row in enumerate(rows, start=1):
-            if not isinstance(row, dict):
-                raise DataError(f"row {number}: expected an object, found {type(row).__name__}", where=str(self.path))
-        return rows
+    def _lines(self) -> Sequence[Mapping[str, Any]]:
+        state = self.path.stat() if self.path.is_file() else None
+        return _lines_of(self.path, None if state is None else (state.st_size, state.st_mtime_ns))
 
     def _parquet(self) -> Any:
         parquet = require("pyarrow.parquet", purpose="reading Parquet")
@@ -105,6 +103,13 @@ class Shard:
 
     def _guard(self) -> _Guard:
         return _Guard(self.path, "Parquet" if self.form == "parquet" else "Arrow")
+
+
+@lru_cache(maxsize=4)
+def _lines_of(path: Path, state: tuple[int, int] | None) -> Sequence[Mapping[str, Any]]:
+    """Returns the rows of JSON lines; a file of the same size and time is not read again."""
+    del state
+    return read_rows(path)
 
 
 @dataclass(frozen=True, slots=True)

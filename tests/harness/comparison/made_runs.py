@@ -10,7 +10,7 @@ import numpy as np
 
 from ovbench.harness.metrics.base import values_of
 from ovbench.harness.metrics.score import sample_rows, score_task
-from ovbench.results.record import RunRecord
+from ovbench.results.record import ProtocolRecord, RunRecord
 from ovbench.results.store import RunStore
 from ovbench.tasks.base import Prediction, Sample, TaskSpec
 from tests.results.conftest import POPE, TASK, record
@@ -31,6 +31,7 @@ CHOICE = TaskSpec(
 YES_NO = dataclasses.replace(
     CHOICE, name="mini-pope", kind="yesno", parser="yesno_strict", metrics=("accuracy", "f1"), headline="accuracy"
 )
+MINI = ProtocolRecord(name="mini", version=1, content={"name": "mini", "version": 1, "variants": "mini"})
 TASKS = {"mini-seed": (CHOICE, TASK), "mini-pope": (YES_NO, POPE)}
 
 
@@ -81,6 +82,7 @@ def keep_run(
     **changes: Any,
 ) -> RunRecord:
     """Stores a run; `answers` holds questions and rightness per task, `changes` are of the record."""
+    changes.setdefault("protocol", MINI)
     metrics: list[Any] = []
     rows: list[Any] = []
     tasks: list[Any] = []

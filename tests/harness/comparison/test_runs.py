@@ -44,8 +44,13 @@ def test_an_encoder_means_its_newest_run(store: RunStore) -> None:
     assert _ids(find_runs("clip/mini", "siglip/mini", store, ANY)) == [([new], [other])]
 
 
-def test_a_family_means_the_protocols_default_variant(store: RunStore) -> None:
-    one, two = _keep(store, "clip/mini"), _keep(store, "ovis3/mini")
+@pytest.mark.parametrize(
+    ("variants", "first", "second"),
+    [("mini", "clip/mini", "ovis3/mini"), ("released", "clip/l14-336", "ovis3/base-256")],
+)
+def test_a_family_means_the_protocols_default_variant(store: RunStore, variants: str, first: str, second: str) -> None:
+    protocol = ProtocolRecord(name="my-recipe", version=1, content={"name": "my-recipe", "variants": variants})
+    one, two = (_keep(store, spec, protocol=protocol) for spec in (first, second))
     assert _ids(find_runs("clip", "openvision3", store, ANY)) == [([one], [two])]
 
 

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from ovbench._base.errors import DataError
-from ovbench.tasks.tables.images import TablePictures, picture_bytes
+from ovbench.tasks.local import read_rows
+from ovbench.tasks.tables import shards
+from ovbench.tasks.tables.images import TablePictures, check_shard, picture_bytes
+from ovbench.tasks.tables.shards import Shard
 from tests.tasks.benchmark_files import MAKERS, MadeTable, cell, picture
 from tests.tasks.tables.conftest import Load
 
@@ -72,6 +75,36 @@ def test_going_forward_reads_a_file_once(load: Load, monkeypatch: pytest.MonkeyP
 def test_picture_is_found_in_every_form_of_a_cell(stored: object, tmp_path: Path) -> None:
     (tmp_path / "0.png").write_bytes(picture(0))
     assert picture_bytes(stored, [tmp_path]) == picture(0)
+
+
+def test_a_table_with_some_pictures_beside_it_is_hashed_each_time(tmp_path: Path) -> None:
+    beside = tmp_path / "beside.png"
+    beside.write_bytes(picture(300))
+    path = tmp_path / "table.parquet"
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    cells = [{"bytes": picture(0), "path": None}, {"bytes": None, "path": "beside.png"}]
+    parquet.write_table(arrow.table({"image": cells}), path)
+    shard = Shard(path=path, form="parquet")
+    before = check_shard(shard, "image", [0, 1], [tmp_path])
+    beside.write_bytes(picture(301))
+    after = check_shard(shard, "image", [0, 1], [tmp_path])
+    assert after[0] == before[0]
+    assert after[1].sha256 == _name(301) != before[1].sha256
+
+
+def test_json_lines_are_read_once_however_often_a_cell_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"number": {number}}}\n' for number in range(50)))
+    read: list[Path] = []
+    monkeypatch.setattr(shards, "read_rows", lambda path: read.append(path) or read_rows(path))
+    shard = Shard(path=path, form="jsonl")
+    assert [next(shard.cells("number", row)) for row in range(50)] == list(range(50))
+    assert len(read) == 1
+    path.write_text('{"number": -1}\n')  # another size: another file
+    assert shard.rows(["number"]) == [{"number": -1}]
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "a/../../x.png"])

@@ -61,6 +61,27 @@ def test_manifest_says_what_is_in_the_pack(hub: Path, target: Path, folder: Path
     assert (provenance["kind"], provenance["repo"], provenance["revision"]) == ("pack", "lmms-lab/ChartQA", COMMIT)
 
 
+def _edit_task(target: Path, **changes: Any) -> None:
+    path = target / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["tasks"]["chartqa"].update(changes)
+    path.write_text(json.dumps(manifest))
+
+
+def test_questions_of_another_digest_are_found(folder: Path, target: Path) -> None:
+    write_benchmark("chartqa", folder)
+    pack(["chartqa"], target, source=folder)
+    _edit_task(target, digest="0" * 64)
+    assert _broken(target)["task chartqa"].endswith("…, the manifest says 000000000000…")
+
+
+def test_digest_of_another_version_of_a_task_is_not_compared(folder: Path, target: Path) -> None:
+    write_benchmark("chartqa", folder)
+    pack(["chartqa"], target, source=folder)
+    _edit_task(target, digest="0" * 64, version=0)
+    assert _broken(target) == {}
+
+
 def test_tasks_of_one_table_share_its_files(folder: Path, target: Path) -> None:
     write_benchmark("textvqa", folder)
     assert [row["task"] for row in pack(["textvqa", "textvqa-ocr"], target, source=folder)] == [
