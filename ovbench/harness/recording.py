@@ -11,9 +11,9 @@ from ovbench import __version__
 from ovbench.encoders.base import Encoder, Tap
 from ovbench.encoders.registry import is_own, stated
 from ovbench.harness.metrics.base import values_of
-from ovbench.harness.metrics.score import sample_rows, score_task, scorer_name
+from ovbench.harness.metrics.score import sample_rows, score_task
 from ovbench.harness.plan import Job
-from ovbench.harness.recording_sources import incomplete, sources_of
+from ovbench.harness.recording_sources import incomplete, protocol_of, scorer_of, sources_of
 from ovbench.harness.steps import StepResult
 from ovbench.harness.understanding.pipeline import Outcome
 from ovbench.results.provenance import cpu_model, git_state, num_cores, package_versions, peak_rss_bytes, utc
@@ -22,7 +22,6 @@ from ovbench.results.record import (
     Environment,
     Measurement,
     MetricValue,
-    ProtocolRecord,
     RunRecord,
     StepRecord,
     TaskRecord,
@@ -51,7 +50,7 @@ def make_record(job: Job, outcome: Outcome, *, began: float) -> tuple[RunRecord,
                 title=spec.title,
                 kind=spec.kind,
                 family=spec.family,
-                scorer=scorer_name(spec),
+                scorer=scorer_of(outcome, spec),
                 headline=spec.headline,
                 chance=spec.chance,
                 groups=spec.groups,
@@ -75,7 +74,7 @@ def make_record(job: Job, outcome: Outcome, *, began: float) -> tuple[RunRecord,
         seed=job.seed,
         limit=job.limit,
         encoder=encoder_record(job, outcome.encoder, outcome.tap),
-        protocol=ProtocolRecord(name=job.protocol.name, version=job.protocol.version, content=_content(job)),
+        protocol=protocol_of(job, outcome),
         tasks=tuple(tasks),
         metrics=tuple(metrics),
         steps=tuple(step_record(step) for step in outcome.steps),
@@ -92,23 +91,6 @@ def make_record(job: Job, outcome: Outcome, *, began: float) -> tuple[RunRecord,
         sources=sources_of(outcome),
     )
     return record, rows
-
-
-def _content(job: Job) -> dict[str, Any]:
-    """Returns the recipe with what the user put in its place, which keeps such records out of the recipe's tables."""
-    content = job.protocol.content_of(job.suite)
-    options = job.understanding
-    if options is None:
-        return content
-    section = dict(content["understanding"])
-    if options.language_model is not None:
-        section["language_model"] = options.language_model
-    if options.llava is not None:
-        section["given_model"] = True
-    for name in ("scoring", "trust_first_token"):
-        if value := getattr(options, name):
-            section[name] = value
-    return content | {"understanding": section}
 
 
 def _not_scored(spec: TaskSpec, control: str, reason: str) -> MetricValue:

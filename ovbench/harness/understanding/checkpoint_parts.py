@@ -70,6 +70,8 @@ class LoadedLlava:
     aspect: Aspect | None  # how pictures become squares; None: the encoder's default
     layout: Layout
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    named: str | None = None  # encoder that the checkpoint itself names
+    language_model: str | None = None  # folder or hub id of one that is no part of the checkpoint
 
     @property
     def dim(self) -> int:
@@ -142,6 +144,7 @@ def assemble(
         encoder = keep_tower(parts.tower, spec=parts.encoder, where=where)
     else:
         encoder = parts.encoder
+    outside: str | None = None
     if parts.text is not None:
         if language_model is not None:
             raise ConfigError(
@@ -170,6 +173,7 @@ def assemble(
                 where=where,
                 fix="name the folder or hub id: --language-model",
             )
+        outside = None if parts.is_whole else name
         model, tokenizer = load_language_model(name, device=device, dtype=dtype, attn=attn, strict=parts.is_whole)
         _check_width(parts, width_of(model), dim)
     projector = build_projector(kind_of(parts.projector, where=where), dim, width_of(model), seed=0)
@@ -183,6 +187,8 @@ def assemble(
         aspect=parts.aspect,
         layout=parts.layout,
         metadata=parts.metadata,
+        named=parts.encoder,
+        language_model=outside,
     )
 
 

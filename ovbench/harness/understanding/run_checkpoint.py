@@ -65,7 +65,8 @@ def checkpoint_of_run(run_folder: Path) -> RunCheckpoint:
         )
     again = (
         f"run it again, which trains what is missing: ovbench run --encoder '{record.encoder.spec}' "
-        f"--suite {record.suite} --protocol {record.protocol.name} --seed {record.seed}"
+        f"--suite {record.suite} --protocol {record.protocol.content.get('name', record.protocol.name)} "
+        f"--seed {record.seed}"
     )
     entry = cache_dir() / _STEP / key
     if not entry.is_dir():
@@ -121,4 +122,5 @@ def load_run(
         aspect=found.aspect,
         layout="run",
         metadata={"run": found.run_id},
+        named=found.encoder,
     )
