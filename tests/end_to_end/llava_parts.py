@@ -68,7 +68,9 @@ def read_list(path: Path) -> list[dict[str, Any]]:
 
 
 def write_protocol(path: Path, *, changes: Mapping[str, Any] | None = None, **head: Any) -> Path:
-    """Writes a protocol of one's own: the proxy's keys, a few updates, the gate in the mode `warn`.
+    """Writes a protocol of one's own: the proxy's keys, a few large updates, the gate in the mode `warn`.
+
+    The rates are such that answers differ between questions after these updates, and end.
 
     Args:
         path: The file.
@@ -76,13 +78,14 @@ def write_protocol(path: Path, *, changes: Mapping[str, Any] | None = None, **he
         head: Keys of the head; None deletes one.
     """
     content = yaml.safe_load(PROXY.read_text(encoding="utf-8"))
-    content |= {"name": "tiny-llava", "variants": "mini", "suites": {"understanding": ["pope", "mme"]}}
+    content |= {"name": "tiny-llava", "variants": "mini", "suites": {"understanding": ["pope", "mme", "mini-seed"]}}
     section = content["understanding"]
-    for stage, template in (("stage1", "plain"), ("stage2", "v1")):
+    for stage, template, epochs, rate in (("stage1", "plain", 1, 1e-2), ("stage2", "v1", 2, 1e-3)):
         section["data"][stage].pop("share")
-        section[stage] |= {"batch_size": 8, "micro_batch": 4, "template": template, "checkpoint_every": 2}
+        section[stage] |= {"epochs": epochs, "batch_size": 8, "micro_batch": 4, "template": template, "lr": rate}
+        section[stage]["checkpoint_every"] = 2
     section["gate"] |= {"mode": "warn", "num_images": 16}
-    section |= {"precision": "float32", "answer_precision": "float32", "feature_dtype": "float32"}
+    section |= {"max_new_tokens": 8, "precision": "float32", "answer_precision": "float32", "feature_dtype": "float32"}
     section |= changes or {}
     content = {key: value for key, value in (content | head).items() if value is not None}
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""All published benchmarks in one run of a given LLaVA, from local tables and without a network; once more by lmms-eval."""
+"""All published benchmarks in one run of a given LLaVA, from local tables and without a network; then by lmms-eval."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """One run of all benchmarks with a given LLaVA; in it no socket can be made and no name be looked up."""
     folder = tmp_path_factory.mktemp("benchmarks")
     data = write_data(folder / "data")
@@ -48,7 +47,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         patch.setattr(socket, "getaddrinfo", refuse)
         torch.set_num_threads(1)
         record = run_here(protocol, folder / "runs", tasks=TASKS, data=data, llava=given)
-    yield World(folder=folder, data=data, given=given, protocol=protocol, record=record)
+    return World(folder=folder, data=data, given=given, protocol=protocol, record=record)
 
 
 def test_every_benchmark_has_its_headline_under_every_control(world: World) -> None:
