@@ -42,30 +42,37 @@ def check_engine(engine: str, suite: str, scoring: str | None) -> None:
 
 
 def print_cross_check(
-    plan: Plan, records: Sequence[RunRecord], folder: Path, *, device: str, batch_size: int, to_stderr: bool
+    plan: Plan, records: Sequence[RunRecord], folder: Path, *, device: str, batch_size: int, json_output: bool = False
 ) -> None:
-    """Prints lmms-eval's scores of the answers of each run beside ours; its own output goes to a folder beside them."""
+    """Prints lmms-eval's scores of the answers of each run beside ours; the rows go to a folder beside the runs too.
+
+    Args:
+        plan: What ran.
+        records: Of its jobs, in order; none in processes that do not print.
+        folder: Of run records.
+        device: Where the model runs.
+        batch_size: Questions read together; changes no answer.
+        json_output: Standard output holds the records as JSON, so this goes to the other one.
+    """
     from ovbench.harness.understanding.lmms.cross_check import cross_text
-    from ovbench.harness.understanding.lmms.holder import open_job
-    from ovbench.harness.understanding.lmms.of_run import cross_check_run
+    from ovbench.harness.understanding.lmms.of_run import answerer_of_job, cross_check_run
 
     for job, record in zip(plan.jobs, records, strict=False):
         if job.suite != "understanding":
             continue
-        options = job.understanding
-        given = None if options is None or options.llava is None else options.llava
+        target = folder / ".lmms-eval" / record.run_id
         rows = cross_check_run(
             folder / record.run_id,
             job.question_tasks,
-            out=folder / ".lmms-eval" / record.run_id,
+            out=target,
             device=device,
             batch_size=batch_size,
-            data_dir=None if options is None else options.data,
-            answerer=None if given is None else open_job(job, batch_size=batch_size),
+            data_dir=None if job.understanding is None else job.understanding.data,
+            answerer=answerer_of_job(job),
         )
-        # Beside records as JSON on stdout this is for people alone.
-        typer.echo(f"\n{job.name}: lmms-eval and ovbench on the same answers", err=to_stderr)
-        typer.echo(cross_text(rows), err=to_stderr)
+        typer.echo(f"\n{job.name}: lmms-eval and ovbench on the same answers", err=json_output)
+        typer.echo(cross_text(rows), err=json_output)
+        typer.echo(f"lmms-eval: {target / 'cross-check.json'}", err=True)
 
 
 def send_jobs(

@@ -125,7 +125,7 @@ def run(
         return
     records = print_records(plan, folder, jobs=jobs, json_output=json_output)
     if engine == "lmms-eval":
-        print_cross_check(plan, records, folder, device=device, batch_size=batch_size, to_stderr=json_output)
+        print_cross_check(plan, records, folder, device=device, batch_size=batch_size, json_output=json_output)
 
 
 def _places(data: str | None, adm_file: Path | None) -> list[GenerationOptions] | None:

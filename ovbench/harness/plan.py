@@ -146,6 +146,8 @@ def plan_runs(
         _check_space(make_dir(out))
     if understanding is not None and "understanding" not in suites:
         understanding.refuse_for(suite)
+    if understanding is not None:
+        understanding.refuse_seeds(seeds)
     jobs: list[Job] = []
     if suite == ALL and "understanding" in suites:
         _say_what_is_left_out(parsed.values())

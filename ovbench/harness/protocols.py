@@ -112,6 +112,8 @@ def load_protocol(name: str) -> Protocol:
     if set(content) - sections != known or not sections:
         wrong = ", ".join(sorted(map(str, (set(content) - sections) ^ known))) or "no section"
         raise ConfigError(f"the protocol '{name}' has missing or unknown keys: {wrong}", where=str(path))
+    if _SUITES in content:
+        _check_suites(content[_SUITES], path)
     fields = Fields(content, content, path.name)
     named = fields.text("name")
     if own and named in files:
@@ -129,3 +131,14 @@ def load_protocol(name: str) -> Protocol:
         content=content,
         origin=str(path) if own else named,
     )
+
+
+def _check_suites(named: Any, path: Path) -> None:
+    if not isinstance(named, dict):
+        raise ConfigError(
+            "suites are a mapping of suites to tasks",
+            where=f"{path}, {_SUITES}",
+            fix="write them so: suites: {understanding: [pope]}",
+        )
+    for suite in named:
+        lookup(SECTIONS, str(suite), kind="suite", where=f"{path}, {_SUITES}")

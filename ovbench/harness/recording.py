@@ -8,23 +8,20 @@ from typing import Any
 import torch
 
 from ovbench import __version__
-from ovbench._base.fingerprint import fingerprint
 from ovbench.encoders.base import Encoder, Tap
 from ovbench.encoders.registry import is_own, stated
 from ovbench.harness.metrics.base import values_of
-from ovbench.harness.metrics.score import sample_rows, score_task, scorer_name
+from ovbench.harness.metrics.score import sample_rows, score_task
 from ovbench.harness.plan import Job
-from ovbench.harness.recording_sources import incomplete, sources_of
+from ovbench.harness.recording_sources import incomplete, protocol_of, scorer_of, sources_of
 from ovbench.harness.steps import StepResult
 from ovbench.harness.understanding.pipeline import Outcome
-from ovbench.harness.understanding.setting import given_identity, language_model_identity
 from ovbench.results.provenance import cpu_model, git_state, num_cores, package_versions, peak_rss_bytes, utc
 from ovbench.results.record import (
     EncoderRecord,
     Environment,
     Measurement,
     MetricValue,
-    ProtocolRecord,
     RunRecord,
     StepRecord,
     TaskRecord,
@@ -53,7 +50,7 @@ def make_record(job: Job, outcome: Outcome, *, began: float) -> tuple[RunRecord,
                 title=spec.title,
                 kind=spec.kind,
                 family=spec.family,
-                scorer=scorer_name(spec),
+                scorer=scorer_of(outcome, spec),
                 headline=spec.headline,
                 chance=spec.chance,
                 groups=spec.groups,
@@ -77,7 +74,7 @@ def make_record(job: Job, outcome: Outcome, *, began: float) -> tuple[RunRecord,
         seed=job.seed,
         limit=job.limit,
         encoder=encoder_record(job, outcome.encoder, outcome.tap),
-        protocol=ProtocolRecord(name=job.protocol.name, version=job.protocol.version, content=_content(job, outcome)),
+        protocol=protocol_of(job, outcome),
         tasks=tuple(tasks),
         metrics=tuple(metrics),
         steps=tuple(step_record(step) for step in outcome.steps),
@@ -94,27 +91,6 @@ def make_record(job: Job, outcome: Outcome, *, began: float) -> tuple[RunRecord,
         sources=sources_of(outcome),
     )
     return record, rows
-
-
-def _content(job: Job, outcome: Outcome) -> dict[str, Any]:
-    """Returns the recipe with what the user put in its place, which keeps such records out of the recipe's tables."""
-    content = job.protocol.content_of(job.suite)
-    options = job.understanding
-    if options is None:
-        return content
-    given: dict[str, str] = {}
-    if options.llava is not None:
-        given["llava"] = fingerprint(given_identity(outcome.setting))
-    elif options.language_model is not None:
-        given["llm"] = fingerprint(language_model_identity(options.language_model))
-    if options.scoring is not None:
-        given["scoring"] = options.scoring
-    if options.trust_first_token:
-        given["first token"] = "trusted"
-    dropped = sum(len(report.bad_numbers) for report in outcome.setting.preflights)
-    if dropped:
-        given["rows left out"] = str(dropped)
-    return content | ({"given": given} if given else {})
 
 
 def _not_scored(spec: TaskSpec, control: str, reason: str) -> MetricValue:

@@ -3,12 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import PurePath
+from typing import Any
 
 from ovbench._base.fingerprint import fingerprint
+from ovbench.harness.metrics.score import scorer_name
+from ovbench.harness.plan import Job
 from ovbench.harness.understanding.llava_json import LlavaJsonData
+from ovbench.harness.understanding.options_config import scoring_of
 from ovbench.harness.understanding.pipeline import Outcome
-from ovbench.harness.understanding.setting import given_identity, language_model_identity
-from ovbench.results.record import SourceRecord
+from ovbench.results.record import ProtocolRecord, SourceRecord
+from ovbench.tasks.base import TaskSpec
+
+
+def protocol_of(job: Job, outcome: Outcome) -> ProtocolRecord:
+    """Returns the recipe with what the user put in its place: such runs are neither in its tables nor newer than its.
+
+    What was put in place of the recipe's is named behind its name, as for pictures; `given` holds digests.
+    """
+    setting = outcome.setting
+    options, digest = setting.options, fingerprint(setting.model_identity)
+    content, said, departures = job.protocol.content_of(job.suite), dict[str, Any](), list[str]()
+    if options.llava is not None:
+        said["given"] = {"llava": digest}
+        departures.append("given llava")
+    elif options.language_model is not None:
+        said["given"] = {"llm": digest}
+        departures.append(f"llm {PurePath(options.language_model).name}")
+        # The run's weights are read with it.
+        said["understanding"] = {**content["understanding"], "language_model": options.language_model}
+    if options.scoring is not None:
+        said["scoring"] = options.scoring
+        departures.append(f"scoring {options.scoring}")
+    if options.trust_first_token:
+        said["trust_first_token"] = True
+        departures.append("first token trusted")
+    name = ", ".join([job.protocol.name, *departures])
+    return ProtocolRecord(name=name, version=job.protocol.version, content=content | said)
+
+
+def scorer_of(outcome: Outcome, spec: TaskSpec) -> str:
+    """Returns how answers were read and scored, e.g. `ppl, letter, seedbench-1` where `--scoring ppl` chose."""
+    mode = scoring_of(outcome.setting.options, spec)
+    name = scorer_name(spec)
+    return name if mode is None else f"{mode}{name.removeprefix(spec.scoring)}"
 
 
 def sources_of(outcome: Outcome) -> tuple[SourceRecord, ...]:
@@ -39,12 +77,11 @@ def _tables(outcome: Outcome) -> Iterator[SourceRecord]:
 
 def _model(outcome: Outcome) -> Iterator[SourceRecord]:
     setting = outcome.setting
+    digest = fingerprint(setting.model_identity)
     if setting.options.llava is not None:
-        digest = fingerprint(given_identity(setting))
         yield SourceRecord(role="trained LLaVA", name=setting.options.llava.name, digest=digest, count=None)
     elif setting.section.data is not None or setting.options.language_model is not None:
         name = setting.config.language_model
-        digest = fingerprint(language_model_identity(name))
         yield SourceRecord(role="language model", name=name, digest=digest, count=None)
 
 

@@ -117,7 +117,8 @@ def _specs_of(text: str, records: Iterable[RunRecord], specs: Sequence[str]) -> 
     if text in specs:
         return {text}
     found: set[str] = set()
-    for variants in {record.protocol.content.get("variants") for record in records} - {None}:
+    named = {record.protocol.content.get("variants") for record in records}
+    for variants in sorted(each for each in named if isinstance(each, str)):
         try:
             spec = parse_encoder(text, protocol=variants).canonical
         except OvbenchError:

@@ -69,9 +69,9 @@ class LoadedLlava:
     tap: Tap | None  # what the projector reads; None: the encoder's default
     aspect: Aspect | None  # how pictures become squares; None: the encoder's default
     layout: Layout
-    named_encoder: str | None = None  # spec string of the one that it was trained with; None: it does not say
-    language_model: str | None = None  # folder or hub id of the one that the checkpoint does not hold
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    named: str | None = None  # encoder that the checkpoint itself names
+    language_model: str | None = None  # folder or hub id of one that is no part of the checkpoint
 
     @property
     def dim(self) -> int:
@@ -144,6 +144,7 @@ def assemble(
         encoder = keep_tower(parts.tower, spec=parts.encoder, where=where)
     else:
         encoder = parts.encoder
+    outside: str | None = None
     if parts.text is not None:
         if language_model is not None:
             raise ConfigError(
@@ -172,6 +173,7 @@ def assemble(
                 where=where,
                 fix="name the folder or hub id: --llm",
             )
+        outside = None if parts.is_whole else name
         model, tokenizer = load_language_model(name, device=device, dtype=dtype, attn=attn, strict=parts.is_whole)
         _check_width(parts, width_of(model), dim)
     projector = build_projector(kind_of(parts.projector, where=where), dim, width_of(model), seed=0)
@@ -184,9 +186,9 @@ def assemble(
         tap=parts.tap,
         aspect=parts.aspect,
         layout=parts.layout,
-        named_encoder=parts.encoder,
-        language_model=None if parts.text is not None or parts.is_whole else language_model or parts.language_model,
         metadata=parts.metadata,
+        named=parts.encoder,
+        language_model=outside,
     )
 
 

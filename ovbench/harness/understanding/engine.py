@@ -198,15 +198,14 @@ class AnswerEngine:
         for key, members in places.items():
             request = asked[key]
             text, prompt = self._wording(request)
-            options = option_ids(
-                self._model, text, prompt, request.options, where=f"question '{request.question[:80]}'"
-            )
+            where = f"question '{' '.join(request.question.split())[:80]}'"
+            options = option_ids(self._model, text, prompt, request.options, where=where)
             if request.first_token:
                 options = tuple(ids[:1] for ids in options)
                 if len(set(options)) < len(options):
                     raise DataError(
                         f"two of the options {', '.join(request.options)} begin with the same token",
-                        where=f"question '{request.question[:80]}'",
+                        where=where,
                         fix="score whole options",
                     )
             found.append(Ask(request=request, members=tuple(members), prompt=prompt, options=options))

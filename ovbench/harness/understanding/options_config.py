@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.names import unknown
+from ovbench.tasks.base import TaskSpec
 
 Packing = Literal["auto", "padded", "packed"]
 ScoringMode = Literal["ppl", "constrained"]
@@ -49,6 +51,19 @@ class UnderstandingOptions:
                 "--reference checks every token", where="--trust-first-token", fix="leave one of the two out"
             )
 
+    def refuse_seeds(self, seeds: Sequence[int]) -> None:
+        """Raises where several seeds were named for a trained model: they would count as several measurements.
+
+        Raises:
+            ConfigError: They were.
+        """
+        if self.llava is not None and len(set(seeds)) > 1:
+            raise ConfigError(
+                "nothing is drawn with --llava, so every seed gives the same answers",
+                where="--seed",
+                fix="name one seed, or none",
+            )
+
     def refuse_for(self, suite: str) -> None:
         """Raises where a setting was given to a suite that has no use for it.
 
@@ -64,6 +79,11 @@ class UnderstandingOptions:
                 )
 
 
+def scoring_of(options: UnderstandingOptions, spec: TaskSpec) -> ScoringMode | None:
+    """Returns the way to choose among options that was asked for; open questions have none."""
+    return None if spec.kind == "open" else options.scoring
+
+
 _FLAGS = {"language_model": "--llm", "on_bad": "--bad-rows"}
 
 
@@ -74,8 +94,10 @@ def read_options(*, data: str | None, **values: Any) -> UnderstandingOptions | N
         ConfigError: A value is unknown, or two exclude each other.
         DataError: A folder is not there.
     """
-    model = values.get("language_model")
-    if model is not None and Path(model).expanduser().is_dir():
-        values["language_model"] = str(Path(model).expanduser().absolute())  # a record must find it from anywhere
+    for name in ("llava", "language_model"):
+        if (path := values.get(name)) is not None:
+            # A folder is named in full: the run's record is read from elsewhere. What is none is a hub id.
+            folder = Path(path).expanduser()
+            values[name] = type(path)(folder.absolute()) if folder.is_dir() else path
     options = UnderstandingOptions(data=None if data is None else Path(data).expanduser(), **cast(Any, values))
     return None if options == UnderstandingOptions() else options

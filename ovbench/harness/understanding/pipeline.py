@@ -26,8 +26,8 @@ from ovbench.harness.training import Progress
 from ovbench.harness.understanding.evaluate import ANSWERS, answer, judged_again, read_predictions
 from ovbench.harness.understanding.feature_steps import FeatureSteps
 from ovbench.harness.understanding.llava import Llava, load_llava
-from ovbench.harness.understanding.options_config import ScoringMode
-from ovbench.harness.understanding.setting import Setting, given_identity, open_setting
+from ovbench.harness.understanding.options_config import scoring_of
+from ovbench.harness.understanding.setting import Setting, open_setting
 from ovbench.harness.understanding.training_steps import WEIGHTS, TrainingSteps
 from ovbench.tasks.base import Prediction, TaskData, TaskSpec
 from ovbench.tasks.sources import load_data
@@ -87,6 +87,7 @@ class UnderstandingRun:
         self.training = None if self.setting.given else TrainingSteps(self.setting, self.runner, self.features)
         self._num_answered, self._answer_s = 0, 0.0
         self._answering: Llava | None = None
+        self._looked_at = set[str]()  # tasks whose words were looked up
 
     def run(self) -> Outcome:
         """Returns the answers of every task under every control, computing what is missing."""
@@ -107,7 +108,7 @@ class UnderstandingRun:
                 else:
                     stored = read_predictions(self._answers(data, control).path)
                     answers[control] = judged_again(
-                        data.spec, data.samples, stored, scoring_mode=self._scoring(data.spec)
+                        data.spec, data.samples, stored, scoring_mode=scoring_of(self.setting.options, data.spec)
                     )
             outcome.answers[data.spec.name] = Answers(data=data, by_control=answers)
         outcome.steps = [self.runner.result(step) for step in self._steps(loaded)]
@@ -186,28 +187,20 @@ class UnderstandingRun:
     def _model_key(self) -> tuple[str, ...]:
         return () if self.training is None else (self.training.stage2_step.key,)
 
-    @cached_property
-    def _given_identity(self) -> Mapping[str, str]:
-        return given_identity(self.setting)
-
     def _way_of_answering(self, spec: TaskSpec) -> dict[str, Any]:
         """Returns what else can change an answer or its score, where it is not as in the first protocols."""
         setting, found = self.setting, dict[str, Any]()
         if spec.scorer:
             found["scorer"] = spec.scorer
         if setting.given is not None:
-            found["model"] = self._given_identity
+            found["model"] = setting.model_identity
         if setting.section.answer_precision != "float32":
             found["precision"] = setting.section.answer_precision
-        if (scoring := self._scoring(spec)) is not None:
+        if (scoring := scoring_of(setting.options, spec)) is not None:
             found["scoring_mode"] = scoring
         if setting.options.trust_first_token:
             found["trust_first_token"] = True
         return found
-
-    def _scoring(self, spec: TaskSpec) -> ScoringMode | None:
-        """Returns the way to choose among options that was asked for; open questions have none."""
-        return None if spec.kind == "open" else self.setting.options.scoring
 
     def _answers(self, data: TaskData, control: str) -> StepResult:
         spec = data.spec
@@ -220,7 +213,9 @@ class UnderstandingRun:
                 return
             tokens = features()
             model = self._model(tokens)
-            _warn_of_unknown_words(model.tokenizer, spec, data)
+            if spec.name not in self._looked_at:  # once, and not for every control
+                self._looked_at.add(spec.name)
+                _warn_of_unknown_words(model.tokenizer, spec, data)
             kept = work / ANSWERS
             num_before = len(read_jsonl(kept, drop_torn_tail=True)) if kept.is_file() else 0
             began = time.monotonic()
@@ -235,7 +230,7 @@ class UnderstandingRun:
                 progress=progress,
                 packing=self.setting.options.packing,
                 reference=self.setting.options.reference,
-                scoring_mode=self._scoring(spec),
+                scoring_mode=scoring_of(self.setting.options, spec),
                 trust_first_token=self.setting.options.trust_first_token,
             )
             self._num_answered += len(data.samples) - num_before

@@ -68,7 +68,8 @@ def checkpoint_of_run(run_folder: Path) -> RunCheckpoint:
         )
     again = (
         f"run it again, which trains what is missing: ovbench run --encoder '{record.encoder.spec}' "
-        f"--suite {record.suite} --protocol {record.protocol.name} --seed {record.seed}"
+        f"--suite {record.suite} --protocol {record.protocol.content.get('name', record.protocol.name)} "
+        f"--seed {record.seed}"
     )
     entry = cache_dir() / _STEP / key
     if not entry.is_dir():
@@ -125,6 +126,6 @@ def load_run(
         tap=found.tap,
         aspect=found.aspect,
         layout="run",
-        named_encoder=found.encoder,
         metadata={"run": found.run_id},
+        named=found.encoder,
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from ovbench._base.errors import ConfigError
+from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.fingerprint import file_sha256, fingerprint
 from ovbench._base.lazy import require
 from ovbench._base.paths import cache_dir, data_dir
@@ -17,7 +17,7 @@ from ovbench.encoders.preprocess import with_aspect
 from ovbench.encoders.registry import load_encoder, parse_encoder
 from ovbench.harness.parallel import Processes, open_processes
 from ovbench.harness.plan import Job
-from ovbench.harness.understanding.checkpoint_folder import LoadedLlava, load_checkpoint
+from ovbench.harness.understanding.checkpoint_folder import LoadedLlava, layout_of, load_checkpoint
 from ovbench.harness.understanding.config import LlavaConfig
 from ovbench.harness.understanding.data import TrainingData, WorldTrainingData
 from ovbench.harness.understanding.llava_json import LlavaJsonData
@@ -26,6 +26,8 @@ from ovbench.harness.understanding.preflight import PreflightReport, preflight
 from ovbench.harness.understanding.run_checkpoint import checkpoint_of_run
 from ovbench.harness.understanding.section_config import UnderstandingSection, read_section
 from ovbench.harness.understanding.towers import check_width
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +42,7 @@ class Setting:
     tap: Tap  # that the language model reads
     training: TrainingData | None  # None: a trained model was given
     given: LoadedLlava | None  # that model
+    model_identity: Mapping[str, str]  # of the given model, or of the language model that is trained
     preflights: tuple[PreflightReport, ...]  # of training data some of whose rows are left out by choice
     processes: Processes
 
@@ -90,8 +93,13 @@ def open_setting(job: Job) -> Setting:
     processes = open_processes(job.device)
     encoder = load_encoder(job.encoder, device=str(processes.device), dtype=job.dtype)
     training = None if options.llava is not None else _training_data(section, options)
-    given = _given(job, section, options, encoder, processes)
+    given = None if options.llava is None else _given(job, section, options, encoder, processes)
     named = None if given is None else given.tap
+    if given is None:
+        identity = language_model_identity(config.language_model)
+    else:
+        assert options.llava is not None
+        identity = given_identity(options.llava, language_model=given.language_model)
     reports: tuple[PreflightReport, ...] = ()
     setting = Setting(
         job=job,
@@ -102,9 +110,12 @@ def open_setting(job: Job) -> Setting:
         tap=job.encoder.llm_tap or named or section.tap or encoder.info.llm_tap,  # the user's word comes first
         training=training,
         given=given,
+        model_identity=identity,
         preflights=(),
         processes=processes,
     )
+    if options.on_bad == "drop" and not isinstance(training, LlavaJsonData):
+        log.warning("--bad-rows has no effect: no lists of conversations are read")
     if isinstance(training, LlavaJsonData) and options.on_bad == "drop":
         reports = check_training_data(setting)
         for stage, report in enumerate(reports, start=1):
@@ -114,48 +125,49 @@ def open_setting(job: Job) -> Setting:
 
 def _given(
     job: Job, section: UnderstandingSection, options: UnderstandingOptions, encoder: Encoder, processes: Processes
-) -> LoadedLlava | None:
+) -> LoadedLlava:
     """Returns the trained model that was given, which must fit the encoder that is judged."""
-    if options.llava is None:
-        return None
+    assert options.llava is not None
     loaded = load_checkpoint(
         options.llava,
         encoder=job.encoder.canonical,
+        # A run's language model was trained with it: `load_checkpoint` says so where another is named.
         language_model=options.language_model,
         device=str(processes.device),
         dtype=section.answer_precision,
     )
+    if loaded.named is not None:
+        trained_on = parse_encoder(loaded.named)
+        if (trained_on.family.key, trained_on.variant.name) != (job.encoder.family.key, job.encoder.variant.name):
+            raise ConfigError(
+                f"the model was trained on '{loaded.named}', and '{job.encoder.name}' is asked for",
+                where=f"--llava {options.llava}",
+                fix=f"use --encoder '{loaded.named}'",
+            )
     check_width(loaded.dim, encoder, where=str(options.llava))
-    _check_named(loaded, options.llava, job, encoder)
+    if loaded.layout == "run" and checkpoint_of_run(options.llava).weights_digest != encoder.info.weights_digest:
+        raise ConfigError(
+            f"the model was trained on other weights of '{loaded.named}' than those of '{job.encoder.canonical}'",
+            where=f"--llava {options.llava}",
+            fix="name the weights that the run used: --encoder family/variant:FILE",
+        )
     return loaded
 
 
-def _check_named(loaded: LoadedLlava, folder: Path, job: Job, encoder: Encoder) -> None:
-    """Refuses an encoder that a given model was not trained with: equal widths alone make a nonsense pair."""
-    named = None if loaded.named_encoder is None else parse_encoder(loaded.named_encoder).name
-    fits = named in (None, job.encoder.name)
-    if fits and loaded.layout == "run":
-        fits = checkpoint_of_run(folder).weights_digest == encoder.info.weights_digest
-    if not fits:
-        raise ConfigError(
-            f"the model was trained with the encoder '{loaded.named_encoder}', and '{job.encoder.canonical}' is judged",
-            where=str(folder),
-            fix=f"use --encoder '{loaded.named_encoder}' with the same weights, or another --llava",
-        )
+def given_identity(folder: Path, *, language_model: str | None = None) -> dict[str, str]:
+    """Returns what identifies a given model: the digests of its files.
 
-
-def given_identity(setting: Setting) -> Mapping[str, Any]:
-    """Returns what identifies a given model: digests of its files, and its language model where that is elsewhere."""
-    folder, given = setting.options.llava, setting.given
-    assert folder is not None
-    assert given is not None
-    if given.layout == "run":
+    Args:
+        folder: Of the model.
+        language_model: Folder or hub id of one that is no part of it.
+    """
+    if layout_of(folder) == "run":
         return {"weights": file_sha256(checkpoint_of_run(folder).weights)}
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
-    if given.language_model is None:
-        return files
-    return {"files": files, "language_model": language_model_identity(given.language_model)}
+    found = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
+    if language_model is not None:
+        found |= {f"language model: {name}": text for name, text in language_model_identity(language_model).items()}
+    return found
 
 
 def check_training_data(setting: Setting) -> tuple[PreflightReport, ...]:
@@ -175,15 +187,26 @@ def check_training_data(setting: Setting) -> tuple[PreflightReport, ...]:
     return setting.processes.on_main(look)
 
 
-def language_model_identity(name: str) -> Mapping[str, str]:
+def language_model_identity(name: str) -> dict[str, str]:
     """Returns what identifies a language model: digests of the files of a folder, or the commit of a hub id.
 
     Raises:
-        ConfigError: The hub id is not in the cache and cannot be asked for.
+        ConfigError: There is no such folder, or the hub id is not in the cache and cannot be asked for.
+        DataError: The folder holds no language model.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise DataError(
+                "the folder holds no language model: there is no config.json",
+                where=str(folder),
+                fix="name a folder as transformers' save_pretrained writes it",
+            )
         return {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise ConfigError(
+            f"there is no folder '{name}' with a language model", where="language_model", fix="name one: --llm FOLDER"
+        )
     hub = require("huggingface_hub", purpose="language models of the hub")
     try:
         path = Path(hub.hf_hub_download(name, "config.json"))

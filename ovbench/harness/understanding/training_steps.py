@@ -16,11 +16,24 @@ from ovbench.harness.understanding.config import LlavaConfig
 from ovbench.harness.understanding.data import TrainingData
 from ovbench.harness.understanding.feature_steps import FeatureSteps
 from ovbench.harness.understanding.gate import check_stage1
+from ovbench.harness.understanding.language_model import load_tokenizer
 from ovbench.harness.understanding.llava import load_llava
-from ovbench.harness.understanding.setting import Setting, check_training_data, language_model_identity
+from ovbench.harness.understanding.setting import Setting, check_training_data
+from ovbench.harness.understanding.templates import template
 from ovbench.harness.understanding.train import train_llava
 
 WEIGHTS = "llava.safetensors"
+
+
+def check_language_model(config: LlavaConfig) -> None:
+    """Looks at the tokenizer and the templates of both stages, which takes no time; weights are read later.
+
+    Raises:
+        ConfigError: There is no tokenizer, or a template does not fit it.
+    """
+    tokenizer = load_tokenizer(config.language_model)
+    for stage in (1, 2):
+        template(config.stage(stage).template, stop=tokenizer.eos_token, tokenizer=tokenizer)
 
 
 class TrainingSteps:
@@ -60,7 +73,7 @@ class TrainingSteps:
     def _common(self) -> dict[str, Any]:
         setting = self.setting
         return {
-            "language_model": language_model_identity(setting.config.language_model),
+            "language_model": setting.model_identity,
             "projector": setting.config.projector,
             "precision": setting.config.precision,
             "data": self._data.digest,
@@ -81,7 +94,7 @@ class TrainingSteps:
 
     def train_features(self, stage: int) -> Features:
         """Returns the visual tokens of the pictures of a stage."""
-        self._check_data()
+        self._check()
         aspect = self.setting.config.stage(stage).aspect
         both = self.features_step(1).key == self.features_step(2).key
         return self.features.open(
@@ -93,8 +106,15 @@ class TrainingSteps:
             self.num_reads(1) + self.num_reads(2) if both else self.num_reads(stage),
         )
 
-    def _check_data(self) -> None:
-        if not self._checked and not self.setting.preflights:
+    def _check(self) -> None:
+        """Refuses what would end the training, before pictures are encoded for hours."""
+        if self._checked:
+            return
+        config, processes = self.setting.config, self.setting.processes
+        for stage in (1, 2):
+            processes.share(config.stage(stage).batch_size, "a batch")
+        check_language_model(config)
+        if not self.setting.preflights:
             check_training_data(self.setting)
         self._checked = True
 

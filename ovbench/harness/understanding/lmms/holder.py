@@ -8,12 +8,10 @@ from pathlib import Path
 from ovbench._base.errors import ConfigError, DataError, RecordError
 from ovbench.encoders.base import check_device_name, check_dtype_name
 from ovbench.encoders.registry import load_encoder, parse_encoder
-from ovbench.harness.plan import Job
 from ovbench.harness.understanding.checkpoint_parts import spec_with_aspect
 from ovbench.harness.understanding.llava import load_llava
 from ovbench.harness.understanding.lmms.answering import LlavaAnswerer
 from ovbench.harness.understanding.run_checkpoint import checkpoint_of_run, is_run
-from ovbench.harness.understanding.setting import open_setting
 from ovbench.results.store import RECORD
 
 log = logging.getLogger(__name__)
@@ -53,24 +51,6 @@ def open_run(folder: Path, *, device: str = "cpu", batch_size: int = 64) -> Llav
         encoder,
         tap=found.tap or encoder.info.llm_tap,
         feature_dtype=found.feature_dtype,
-        batch_size=batch_size,
-    )
-
-
-def open_job(job: Job, *, batch_size: int = 64) -> LlavaAnswerer:
-    """Returns what answers as a run of a given model does (`--llava`)."""
-    setting = open_setting(job)
-    assert setting.given is not None
-    aspect = None if setting.answer_spec == setting.encoder.info.input else setting.answer_spec.aspect
-    encoder = setting.encoder
-    if aspect is not None:
-        spec = spec_with_aspect(job.encoder.canonical, aspect)
-        encoder = load_encoder(spec, device=str(setting.processes.device), dtype=job.dtype)
-    return LlavaAnswerer(
-        setting.given.model,
-        encoder,
-        tap=setting.tap,
-        feature_dtype=setting.section.feature_dtype,
         batch_size=batch_size,
     )
 

@@ -7,10 +7,15 @@ from pathlib import Path
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.lazy import require
+from ovbench.encoders.registry import load_encoder, parse_encoder
 from ovbench.harness.metrics.judging import judge
+from ovbench.harness.plan import Job
+from ovbench.harness.understanding.checkpoint_folder import load_checkpoint
+from ovbench.harness.understanding.checkpoint_parts import spec_with_aspect
 from ovbench.harness.understanding.lmms.answering import LlavaAnswerer
 from ovbench.harness.understanding.lmms.cross_check import CrossRow, cross_check
 from ovbench.harness.understanding.lmms.holder import open_run
+from ovbench.harness.understanding.section_config import read_section
 from ovbench.results.record import MAIN, RunRecord
 from ovbench.results.store import RECORD, RunStore, read_record
 from ovbench.tasks.base import Prediction, TaskData, TaskSpec
@@ -54,6 +59,34 @@ def cross_check_run(
         out=out,
         max_new_tokens=record.protocol.content["understanding"]["max_new_tokens"],
         predictions={item.spec.name: _stored(folder, item) for item in data},
+    )
+
+
+def answerer_of_job(job: Job) -> LlavaAnswerer | None:
+    """Returns what answers with the trained model that a job was given, as it did in the run; None: it trains one.
+
+    Raises:
+        OvbenchError: As for the run itself.
+    """
+    options = job.understanding
+    if options is None or options.llava is None:
+        return None
+    section = read_section(job.protocol.section("understanding"))
+    loaded = load_checkpoint(
+        options.llava,
+        encoder=job.encoder.canonical,
+        language_model=options.language_model,
+        device=job.device,
+        dtype=section.answer_precision,
+    )
+    spec = parse_encoder(spec_with_aspect(job.encoder.canonical, loaded.aspect))
+    encoder = load_encoder(spec, device=job.device, dtype=job.dtype)
+    return LlavaAnswerer(
+        loaded.model,
+        encoder,
+        tap=job.encoder.llm_tap or loaded.tap or section.tap or encoder.info.llm_tap,
+        feature_dtype=section.feature_dtype,
+        batch_size=job.batch_size,
     )
 
 
