@@ -25,7 +25,9 @@ class Cell:
     interval: str = ""  # how it was made
     by_seed: tuple[float, ...] = ()
     seeds: tuple[int, ...] = ()  # of `by_seed`
-    mark: Mark = ""  # best: no other row's interval reaches it; tied: not separated from the best
+    mark: Mark = ""  # best: told apart from every other row; tied: not told apart from the first
+    basis: str = ""  # what the mark rests on: `intervals` or `paired tests`; empty: the column is not marked
+    rank: tuple[int, int] | None = None  # ranks that paired tests allow, 1 is best; None: not tested
     reason: str | None = None  # why there is no value
 
     @property

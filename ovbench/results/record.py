@@ -220,22 +220,28 @@ class RunRecord:
         return dataclasses.replace(record, run_id=f"{time}-{record.fingerprint[:8]}")
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What was run and what came out, as plain JSON values; time, machine and code version are not in it."""
+        return json.loads(canonical_json(self._told()))
+
+    @property
     def fingerprint(self) -> str:
-        """The sha256 of what was run and what came out; time, machine and code version are not in it."""
-        return fingerprint(
-            {
-                "suite": self.suite,
-                "seed": self.seed,
-                "limit": self.limit,
-                "encoder": self.encoder,
-                "dtype": self.environment.dtype,
-                "protocol": self.protocol,
-                "tasks": self.tasks,
-                "metrics": self.metrics,
-                "steps": sorted(step.key for step in self.steps),
-                "complete": self.complete,
-            }
-        )
+        """The sha256 of the identity."""
+        return fingerprint(self._told())
+
+    def _told(self) -> dict[str, Any]:
+        return {
+            "suite": self.suite,
+            "seed": self.seed,
+            "limit": self.limit,
+            "encoder": self.encoder,
+            "dtype": self.environment.dtype,
+            "protocol": self.protocol,
+            "tasks": self.tasks,
+            "metrics": self.metrics,
+            "steps": sorted(step.key for step in self.steps),
+            "complete": self.complete,
+        }
 
     def task(self, name: str) -> TaskRecord | None:
         """Returns the task of that name, or None when it was not run."""

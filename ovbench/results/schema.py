@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 from collections.abc import Callable, Mapping
@@ -12,15 +13,17 @@ from ovbench._base.errors import RecordError
 
 SCHEMA_VERSION = 3
 T = TypeVar("T")
+ADDED_TO_ENCODERS_BY_2: Mapping[str, Any] = {
+    "weights": "not recorded (schema 1)", "untrained": False, "depth": None, "num_prefix": None,
+}  # fmt: skip
 
 
 def _from_1_to_2(document: dict[str, Any]) -> dict[str, Any]:
     """Encoders say where their weights are from, whether they are untrained, and their depth and prefix tokens."""
-    added = {"weights": "not recorded (schema 1)", "untrained": False, "depth": None, "num_prefix": None}
     encoder = document.get("encoder")
     if not isinstance(encoder, dict):
         return {**document, "schema_version": 2}  # damaged: `decode` says what is missing
-    return {**document, "schema_version": 2, "encoder": {**encoder, **added}}
+    return {**document, "schema_version": 2, "encoder": {**encoder, **ADDED_TO_ENCODERS_BY_2}}
 
 
 def _from_2_to_3(document: dict[str, Any]) -> dict[str, Any]:
@@ -110,11 +113,18 @@ def _decode_tuple(arms: tuple[Any, ...], value: Any, at: str, where: str) -> tup
     return tuple(_decode(arm, item, f"{at}[{index}]", where) for index, (arm, item) in enumerate(pairs))
 
 
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """Returns field → type of a dataclass, in the order of the fields; kept, since looking them up is slow."""
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
 def _decode_dataclass(kind: Any, value: Any, at: str, where: str) -> Any:
     if not isinstance(value, dict):
         raise _fault(at, "an object", value, where)
-    hints = get_type_hints(kind)
-    names = [field.name for field in dataclasses.fields(kind)]
+    hints = _hints(kind)
+    names = list(hints)
     prefix = f"{at}." if at else ""
     for name in names:
         if name not in value:

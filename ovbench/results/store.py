@@ -82,17 +82,21 @@ class RunStore:
         Raises:
             RecordError: A damaged record, or one of a newer schema; the message names the file.
         """
+        return sorted((read_record(folder / RECORD) for folder in self.folders()), key=_age)
+
+    def folders(self) -> list[Path]:
+        """Returns the folders that hold a record, by name; one without `record.json` is skipped with a warning."""
         if not self.root.is_dir():
             return []
-        found: list[RunRecord] = []
+        found: list[Path] = []
         for folder in sorted(self.root.iterdir()):
             if not folder.is_dir() or folder.name.startswith("."):
                 continue
             if not (folder / RECORD).is_file():
                 log.warning("skipped %s: it has no %s, so its run did not end", folder, RECORD)
                 continue
-            found.append(read_record(folder / RECORD))
-        return sorted(found, key=_age)
+            found.append(folder)
+        return found
 
     def record(self, run_id: str) -> RunRecord:
         """Returns the record of a run.
