@@ -81,21 +81,23 @@ def leaderboard(
         groups=tuple(group or ()),
     )
     store = RunStore(out or default_out())
-    for_people: list[ComparisonTable | Sheet] = []
-    for_machines: list[ComparisonTable | Sheet] = []
     selected = source is not None or table is not None
-    sheets = _published_sheets(source, table) if reported else []
-    if not foreign or reported or _has_runs(store):
-        chosen = None if suite == ALL else suite
-        measured, records = _measured(store, chosen, protocol, wanted, sort, paired, may_be_empty=reported)
-        combined = _combined(measured, records) if suite in (None, ALL) and not selected else []
-        shown = [] if selected or suite == ALL else measured
-        joined = _joined(measured, records, source, table) if reported else []
-        for_people += [*combined, *shown, *joined]
-        for_machines += [*(combined if suite == ALL else []), *shown, *joined]
-    others = [*sheets, *_foreign(foreign or [])]
-    for_people += others
-    for_machines += others
+    published = _published_sheets(source, table) if reported else []
+    measured, records = _measured(
+        store,
+        None if suite == ALL else suite,
+        protocol,
+        wanted,
+        sort,
+        False if selected else paired,
+        may_be_empty=reported or bool(foreign),
+    )
+    combined = _combined(measured, records) if suite in (None, ALL) and not selected else []
+    joined = _joined(measured, records, source, table) if reported else []
+    rest = [*([] if selected or suite == ALL else measured), *joined, *published, *_foreign(foreign or [])]
+    for_people: list[ComparisonTable | Sheet] = [*combined, *rest]
+    # A file for machines holds each score once: the combined tables repeat those of the suites.
+    for_machines: list[ComparisonTable | Sheet] = [*(combined if suite == ALL else []), *rest]
 
     def tables_for(name: str) -> Sequence[ComparisonTable | Sheet]:
         return for_machines if name in _FOR_MACHINES else for_people
@@ -136,13 +138,19 @@ def _measured(
     may_be_empty: bool,
 ) -> tuple[list[ComparisonTable], list[RunRecord]]:
     """Returns comparison tables and the records behind them."""
+    from ovbench._base.errors import RecordError
     from ovbench.results.choose import in_order, keep
     from ovbench.results.leaderboard import records_to_compare
     from ovbench.results.table import build_tables
 
-    if may_be_empty and suite is None and protocol is None and not _has_runs(store):
+    try:
+        records = records_to_compare(store, suite=suite, protocol=protocol)
+    except RecordError as error:
+        if not may_be_empty or suite is not None or protocol is not None:
+            raise
+        if _has_runs(store):
+            typer.echo(f"warning: {error.what} ({error.where})", err=True)
         return [], []
-    records = records_to_compare(store, suite=suite, protocol=protocol)
     tables = build_tables(records)
     if paired or (paired is None and len(records) <= MAX_RUNS_PAIRED):
         tables = [_tested(table, records, store) for table in tables]

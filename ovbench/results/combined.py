@@ -7,7 +7,7 @@ and says so.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,12 @@ class CombinedRow:
         return Cell(value=None, reason=f"{headline.table.suite} was not run with this encoder and this protocol")
 
     @property
+    def tokens(self) -> tuple[int, ...]:
+        """Numbers of tokens at which the suites read it, the first suite's first."""
+        counts = [row.encoder.num_tokens for row in self.rows.values() if row.encoder is not None]
+        return tuple(dict.fromkeys(counts))
+
+    @property
     def run_ids(self) -> tuple[str, ...]:
         """Every run behind the row."""
         return tuple(sorted({run_id for row in self.rows.values() for run_id in row.run_ids}))
@@ -87,7 +93,10 @@ class CombinedSheet:
         lines += ["*: best, told apart from every other row of the suite's table"] if "best" in marks else []
         lines += ["=: not told apart from the first"] if "tied" in marks else []
         lines.append("front end: parameters of a VAE in front of the encoder, not among its own")
-        speeds = [f"images/s: the encoder alone, on {'; '.join(self.machines)}"] if self.machines else []
+        if any(len(row.tokens) > 1 for row in self.rows):
+            lines.append("several numbers of tokens: the suites read the encoder at several sizes, in their order")
+        where = f"on {'; '.join(self.machines)}, at the first of its sizes"
+        speeds = [f"images/s: the encoder alone, {where}"] if self.machines else []
         return (*lines, *speeds)
 
     def lay_out(self) -> Printed:
@@ -111,7 +120,7 @@ class CombinedSheet:
         costs = [
             Shown(value=f"{encoder.num_params / 1e6:.2f}", key=encoder.num_params),
             Shown(value=f"{encoder.num_params_frontend / 1e6:.2f}", key=encoder.num_params_frontend),
-            Shown(value=str(encoder.num_tokens), key=encoder.num_tokens),
+            Shown(value=", ".join(map(str, row.tokens)), key=encoder.num_tokens),
             _shown(row.speed, "count", notes),
         ]
         return Line(cells=(Shown(value=name), *cells, *costs), muted=row.kind != "encoder")
@@ -228,25 +237,29 @@ def _sheet(
 ) -> CombinedSheet:
     ordered = sorted(tables, key=lambda table: _SUITES.index(table.suite) if table.suite in _SUITES else len(_SUITES))
     headlines = _headlines(ordered)
-    found: dict[tuple[str, str | None, str], dict[int, Row]] = {}
+    found: list[dict[int, Row]] = []  # one entry per encoder: position of a headline → row
     for position, headline in enumerate(headlines):
         for row in headline.table.rows:
             if row.encoder is not None and headline.column in row.cells:
-                found.setdefault(_key(row), {})[position] = row
-    names = [key[:2] for key in found]
+                home = next((own for own in found if all(_same(row, other) for other in own.values())), None)
+                if home is None:
+                    found.append(home := {})
+                home[position] = row
+    firsts = [next(iter(by_headline.values())) for by_headline in found]
+    labels = [first.label for first in firsts]
     rows: list[CombinedRow] = []
     machines: dict[str, None] = {}
-    for key, by_headline in found.items():
-        first = next(iter(by_headline.values()))
+    for first, by_headline in zip(firsts, found, strict=True):
         assert first.encoder is not None, "chance has no weights and was left out"
-        spec, dtype, digest = key
-        label = spec if dtype == "float32" else f"{spec} ({dtype})"
-        label += f" {digest[:_DIGITS]}" if names.count(key[:2]) > 1 else ""
-        ids = {run_id for row in by_headline.values() for run_id in row.run_ids}
-        speed, machine = _speed([records[run_id] for run_id in sorted(ids) if run_id in records])
+        label = first.label
+        if labels.count(label) > 1:
+            label += f" weights {first.encoder.weights_digest[:_DIGITS]}"
+        speed, machine = _speed(first.encoder, by_headline.values(), records)
         machines |= {machine: None} if machine else {}
         rows.append(
-            CombinedRow(label=label, kind=first.kind, encoder=first.encoder, dtype=dtype, rows=by_headline, speed=speed)
+            CombinedRow(
+                label=label, kind=first.kind, encoder=first.encoder, dtype=first.dtype, rows=by_headline, speed=speed
+            )
         )
     rows.sort(key=_order(headlines))
     return CombinedSheet(
@@ -274,10 +287,18 @@ def _headlines(tables: Sequence[ComparisonTable]) -> list[Headline]:
     return found
 
 
-def _key(row: Row) -> tuple[str, str | None, str]:
-    """Returns what makes rows of two suites one encoder: a control may draw other weights for every seed."""
-    assert row.encoder is not None, "chance has no weights"
-    return row.encoder.spec, row.dtype, "" if row.kind == "control" else row.encoder.weights_digest
+def _same(one: Row, two: Row) -> bool:
+    """Whether rows of two suites are of one encoder.
+
+    Suites may read it at different sizes, which resizes its positions and so changes the digest of its weights: digests
+    are compared at equal grids alone. A control may draw other weights for every seed.
+    """
+    first, second = one.encoder, two.encoder
+    assert first is not None, "chance has no weights"
+    assert second is not None, "chance has no weights"
+    if (first.spec, one.dtype, first.weights) != (second.spec, two.dtype, second.weights):
+        return False
+    return first.control or first.grid != second.grid or first.weights_digest == second.weights_digest
 
 
 def _order(headlines: Sequence[Headline]) -> Callable[[CombinedRow], tuple[Any, ...]]:
@@ -294,10 +315,16 @@ def _order(headlines: Sequence[Headline]) -> Callable[[CombinedRow], tuple[Any, 
     return of
 
 
-def _speed(records: Sequence[RunRecord]) -> tuple[Cell, str]:
-    """Returns images/s of the encoder over the runs of one machine, and the machine; speeds of two are not averaged."""
+def _speed(encoder: EncoderRecord, rows: Iterable[Row], records: Mapping[str, RunRecord]) -> tuple[Cell, str]:
+    """Returns images/s of the encoder over its runs on one machine, and the machine; speeds of two are not averaged.
+
+    Runs that read it at another size are left out.
+    """
     found: dict[str, list[float]] = {}
-    for record in records:
+    for run_id in sorted({run_id for row in rows for run_id in row.run_ids}):
+        record = records.get(run_id)
+        if record is None or record.encoder.grid != encoder.grid:
+            continue
         for entry in record.measurements:
             if entry.name in _SPEEDS and entry.value is not None and entry.unit == "images/s":
                 found.setdefault(_machine(record), []).append(entry.value)

@@ -70,7 +70,7 @@ class RunStore:
         with atomic_dir(folder) as temporary, writing(folder):
             (temporary / CONFIG).write_text(to_json(config_of(record)), encoding="utf-8")
             if rows or not files:
-                _write_samples(rows, temporary / SAMPLES)
+                write_samples(rows, temporary / SAMPLES)
             for name, path in (files or {}).items():
                 shutil.copyfile(path, temporary / name)
             (temporary / RECORD).write_text(record.to_json(), encoding="utf-8")  # Contract: last
@@ -194,7 +194,8 @@ def config_of(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _write_samples(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+def write_samples(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Writes per-question rows with the keys `SAMPLE_COLUMNS` as Parquet."""
     import pyarrow
     import pyarrow.parquet
 

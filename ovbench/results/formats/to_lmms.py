@@ -69,7 +69,7 @@ def _document(table: ComparisonTable, row: Row) -> dict[str, Any]:
         "n-samples": {name: {"original": task.num_total, "effective": task.n} for name, task in tasks.items()},
         "config": {"model": "ovbench", "model_args": f"encoder={spec},protocol={table.protocol}", "limit": table.limit},
         "model_name": spec,
-        "ovbench": {"title": table.title, "run_ids": list(row.run_ids), "scores": whole} | _encoder(row),
+        "ovbench": {"title": table.title, "run_ids": list(row.run_ids), "scores": whole, **_encoder(row)},
     }
 
 

@@ -50,7 +50,7 @@ def to_wide(tables: Sequence[ComparisonTable | Sheet], *, percent: bool) -> tupl
         for bound in _BOUNDS:
             if entry[bound] is not None:
                 row[f"{name}:{bound}"] = _scaled(entry, bound, percent)
-    columns = list(ABOUT)
+    columns: list[str] = [*ABOUT]
     for name in names:
         columns += [
             name,
