@@ -10,9 +10,8 @@ from pathlib import Path
 from ovbench._base.errors import ConfigError, RecordError
 from ovbench._base.files import atomic_dir, folder_lock, writing
 from ovbench._base.fingerprint import file_sha256
-from ovbench.results.record import RunRecord
 from ovbench.results.store import RECORD, RunStore, read_record
-from ovbench.results.survey import Fault, unedited
+from ovbench.results.survey import Fault, believed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +55,7 @@ def _merge(sources: Sequence[Path], out: Path) -> Merged:
     faults: list[Fault] = []
     for source in sources:
         for folder in RunStore(source).folders():
-            record = _believed(folder, faults)
+            record = believed(folder / RECORD, faults)
             if record is None:
                 continue
             known = ids.get(record.run_id)
@@ -80,20 +79,6 @@ def _merge(sources: Sequence[Path], out: Path) -> Merged:
         with atomic_dir(out / run_id) as temporary, writing(out / run_id):
             shutil.copytree(folder, temporary, dirs_exist_ok=True)
     return Merged(copied=tuple(run_id for _, run_id in copies), skipped=tuple(skipped), faults=tuple(faults))
-
-
-def _believed(folder: Path, faults: list[Fault]) -> RunRecord | None:
-    """Returns the record of a folder; None, and a fault, where it is damaged or was changed after the run."""
-    path = folder / RECORD
-    try:
-        record = read_record(path)
-    except RecordError as error:
-        faults.append(Fault(where=error.where or str(path), what=error.what))
-        return None
-    if not unedited(record):
-        faults.append(Fault(where=str(path), what=f"run '{record.run_id}' was changed after the run"))
-        return None
-    return record
 
 
 def _differing(one: Path, two: Path) -> list[str]:

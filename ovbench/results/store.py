@@ -145,11 +145,15 @@ def _age(record: RunRecord) -> tuple[str, str]:
 
 def read_record(path: Path) -> RunRecord:
     """Reads one `record.json`; raises RecordError as `RunRecord.from_json` does."""
+    return RunRecord.from_json(record_text(path), where=str(path))
+
+
+def record_text(path: Path) -> str:
+    """Returns the text of a `record.json`; raises RecordError where it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"'{path.name}' cannot be read: {error}", where=str(path)) from error
-    return RunRecord.from_json(text, where=str(path))
 
 
 def newest(records: Iterable[RunRecord]) -> list[RunRecord]:

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovbench._base.errors import RecordError
-from ovbench._base.fingerprint import fingerprint
-from ovbench.results.record import RunRecord
-from ovbench.results.schema import ADDED_TO_ENCODERS_BY_2
-from ovbench.results.store import RECORD, SAMPLES, RunStore, read_record
+from ovbench.results.record import RunRecord, parse, stored_fingerprint
+from ovbench.results.store import RECORD, SAMPLES, RunStore, record_text
 
 log = logging.getLogger(__name__)
 
@@ -43,22 +41,9 @@ def survey(store: RunStore) -> Survey:
     read: list[tuple[Path, RunRecord]] = []
     faults: list[Fault] = []
     for folder in store.folders():
-        path = folder / RECORD
-        try:
-            record = read_record(path)
-        except RecordError as error:
-            faults.append(Fault(where=error.where or str(path), what=error.what))
-            continue
-        if not unedited(record):
-            faults.append(
-                Fault(
-                    where=str(path),
-                    what=f"the content of run '{record.run_id}' has the digest {record.fingerprint[:8]}, its id says "
-                    f"{record.run_id.rpartition('-')[2]}: it was changed after the run",
-                )
-            )
-            continue
-        read.append((folder, record))
+        record = believed(folder / RECORD, faults)
+        if record is not None:
+            read.append((folder, record))
     kept, doubled = _once_each(read)
     faults += doubled
     for folder, record in kept:
@@ -76,16 +61,27 @@ def said(found: Survey) -> Survey:
     return found
 
 
-def unedited(record: RunRecord) -> bool:
-    """Whether a record's content still has the digest that its run id ends with.
+def believed(path: Path, faults: list[Fault]) -> RunRecord | None:
+    """Returns a record; None, with a fault added, where it is damaged or was changed after the run.
 
-    The id holds 8 of the digest's digits: it shows a slip of the hand; someone who recomputes it goes unseen.
+    A run id ends with 8 digits of the digest of the content. They show a slip of the hand; someone who recomputes them
+    goes unseen.
     """
-    digits = record.run_id.rpartition("-")[2]
-    if record.fingerprint[: len(digits)] == digits:
-        return True
-    encoder = {key: value for key, value in record.identity["encoder"].items() if key not in ADDED_TO_ENCODERS_BY_2}
-    return fingerprint({**record.identity, "encoder": encoder})[: len(digits)] == digits  # made in schema 1
+    try:
+        document = parse(record_text(path), where=str(path))
+        record = RunRecord.from_document(document, where=str(path))
+    except RecordError as error:
+        faults.append(Fault(where=error.where or str(path), what=error.what))
+        return None
+    digits, digest = record.run_id.rpartition("-")[2], stored_fingerprint(document)
+    if digits and digest.startswith(digits):
+        return record
+    what = (
+        f"the content of run '{record.run_id}' has the digest {digest[:8]}, its id says {digits or 'none'}: "
+        "it was changed after the run"
+    )
+    faults.append(Fault(where=str(path), what=what))
+    return None
 
 
 def _once_each(read: list[tuple[Path, RunRecord]]) -> tuple[list[tuple[Path, RunRecord]], list[Fault]]:
