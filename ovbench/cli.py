@@ -15,6 +15,8 @@ from ovbench.cli_data import data_app
 from ovbench.cli_export import export
 from ovbench.cli_fid import fid
 from ovbench.cli_gen import gen_fid
+from ovbench.cli_leaderboard import leaderboard
+from ovbench.cli_merge import merge
 from ovbench.cli_plan import plan
 from ovbench.cli_rescore import rescore
 from ovbench.cli_run import run
@@ -27,6 +29,8 @@ app.command()(plan)
 app.add_typer(data_app, name="data")
 app.command()(rescore)
 app.command()(compare)
+app.command()(leaderboard)
+app.command()(merge)
 
 
 def _version(wanted: bool) -> None:
@@ -44,36 +48,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-@app.command()
-@guarded
-def leaderboard(
-    suite: Annotated[str | None, typer.Option("--suite", "-s", help="Only this suite.")] = None,
-    protocol: Annotated[str | None, typer.Option("--protocol", "-p", help="Only this protocol.")] = None,
-    export: Annotated[
-        list[Path] | None, typer.Option("--export", help="Write FILE.csv, .md, .tex or .json; several times.")
-    ] = None,
-    output_format: Annotated[
-        str, typer.Option("--format", help="On stdout: console, csv, md, tex or json.")
-    ] = "console",
-    out: Out = None,
-    verbose: Verbose = False,
-) -> None:
-    """Compare the newest run of each encoder."""
-    setup(verbose)
-    from ovbench.results.leaderboard import check_export, render_as
-    from ovbench.results.leaderboard import export as export_tables
-    from ovbench.results.leaderboard import leaderboard as compare
-    from ovbench.results.store import RunStore
-
-    check_export(output_format, export or [])
-    tables = compare(RunStore(out or default_out()), suite=suite, protocol=protocol)
-    text = render_as(tables, output_format)
-    for path in export or []:
-        export_tables(tables, path)
-        typer.echo(f"written: {path}", err=True)
-    typer.echo(text, nl=output_format == "console")
 
 
 @app.command()

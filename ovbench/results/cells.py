@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ovbench.results.picture_settings import cut_at_0
-from ovbench.results.quantile import t_quantile
+from ovbench.results.quantile import quick_t_quantile
 from ovbench.results.record import MetricValue
 
 Mark = Literal["", "best", "tied"]
@@ -25,13 +25,15 @@ class Cell:
     interval: str = ""  # how it was made
     by_seed: tuple[float, ...] = ()
     seeds: tuple[int, ...] = ()  # of `by_seed`
-    mark: Mark = ""  # best: no other row's interval reaches it; tied: not separated from the best
+    mark: Mark = ""  # best: told apart from every other row; tied: not told apart from the first
+    basis: str = ""  # what the mark rests on: `intervals` or `paired tests`; empty: the column is not marked
+    rank: tuple[int, int] | None = None  # ranks that paired tests allow, 1 is best; None: not tested
     reason: str | None = None  # why there is no value
 
     @property
     def spread(self) -> float | None:
         """Sample standard deviation over seeds; None with one seed."""
-        return statistics.stdev(self.by_seed) if len(self.by_seed) > 1 else None
+        return math.sqrt(_variance(self.by_seed)) if len(self.by_seed) > 1 else None
 
 
 def make_cell(by_seed: Mapping[int, MetricValue]) -> Cell:
@@ -66,6 +68,12 @@ def make_cell(by_seed: Mapping[int, MetricValue]) -> Cell:
     )
 
 
+def _variance(values: Sequence[float]) -> float:
+    """Returns the sample variance; `statistics.variance` reckons in fractions, which takes most of a table's time."""
+    mean = statistics.fmean(values)
+    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+
+
 def _over_seeds(
     values: Sequence[float], lows: Sequence[float], highs: Sequence[float], first: MetricValue
 ) -> tuple[float, float, str]:
@@ -78,10 +86,10 @@ def _over_seeds(
     """
     count, mean = len(values), statistics.fmean(values)
     half_widths = [(high - low) / 2 for low, high in zip(lows, highs, strict=True)]
-    questions = (statistics.fmean(half_widths) / t_quantile(math.inf)) ** 2
-    seeds = statistics.variance(values) / count
+    questions = (statistics.fmean(half_widths) / quick_t_quantile(math.inf)) ** 2
+    seeds = _variance(values) / count
     total = questions + seeds
-    half = t_quantile((count - 1) * (total / seeds) ** 2 if seeds > 0 else math.inf) * math.sqrt(total)
+    half = quick_t_quantile((count - 1) * (total / seeds) ** 2 if seeds > 0 else math.inf) * math.sqrt(total)
     low, high = mean - half, mean + half
     how = f"{count} seeds and their questions (Satterthwaite t); one seed: {first.interval}"
     if first.unit == "fraction":

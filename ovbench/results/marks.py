@@ -41,7 +41,12 @@ def mark_best(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
         replace(
             row,
             cells={
-                column: replace(cell, mark=marks.get((row.label, column), "")) for column, cell in row.cells.items()
+                column: replace(
+                    cell,
+                    mark=marks.get((row.label, column), ""),
+                    basis="intervals" if (row.label, column) in marks else "",
+                )
+                for column, cell in row.cells.items()
             },
         )
         for row in rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -260,12 +261,38 @@ class RunRecord:
         Raises:
             RecordError: Damaged JSON, a key that is missing, unknown or of the wrong type, or a newer schema.
         """
-        try:
-            document = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise RecordError(
-                f"'{Path(where).name}' is damaged: {error}",
-                where=where,
-                fix="move its folder away and repeat the run; finished steps come from the cache",
-            ) from error
+        return cls.from_document(parse(text, where=where), where=where)
+
+    @classmethod
+    def from_document(cls, document: Any, *, where: str) -> RunRecord:
+        """Reads a record from what `json.loads` gave; as `from_json`."""
         return decode(cls, migrate(document, where=where), where=where)
+
+
+def parse(text: str, *, where: str) -> Any:
+    """Returns the JSON of a `record.json`; raises RecordError where it is damaged."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecordError(
+            f"'{Path(where).name}' is damaged: {error}",
+            where=where,
+            fix="move its folder away and repeat the run; finished steps come from the cache",
+        ) from error
+
+
+def stored_fingerprint(document: Mapping[str, Any]) -> str:
+    """Returns the fingerprint of a record as it is stored, in whatever schema that was: what its run id was made of.
+
+    Args:
+        document: A document that `RunRecord.from_document` accepts.
+    """
+    told = {
+        name: document[name]
+        for name in ("suite", "seed", "limit", "encoder", "protocol", "tasks", "metrics", "complete")
+    }
+    told["dtype"] = document["environment"]["dtype"]
+    told["steps"] = sorted(step["key"] for step in document["steps"])
+    # The canonical form of plain JSON, without the walk that turns dataclasses into it.
+    text = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 from collections.abc import Callable, Mapping
@@ -65,65 +66,134 @@ def decode(kind: type[T], document: Any, *, where: str) -> T:
     Raises:
         RecordError: The document does not fit; the message names the key.
     """
-    return _decode(kind, document, "", where)
+    try:
+        return _reader(kind)(document)
+    except _Misfit as misfit:
+        raise RecordError(f"damaged record: {misfit.said()}", where=where) from misfit
 
 
-def _fault(at: str, expected: str, value: Any, where: str) -> RecordError:
+class _Misfit(Exception):
+    """A value that does not fit; it learns on its way up where it stands, so that values that fit cost nothing."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__(form)
+        self.form = form  # with {at} for the place
+        self.path: list[str] = []  # innermost first: `.key` or `[0]`
+
+    def under(self, step: str) -> _Misfit:
+        """Returns itself, one level further out."""
+        self.path.append(step)
+        return self
+
+    def said(self) -> str:
+        """Returns the fault with its place."""
+        at = "".join(reversed(self.path)).removeprefix(".")
+        return self.form.format(at=at or "the document")
+
+
+def _unfit(expected: str, value: Any) -> _Misfit:
     got = type(value).__name__ if isinstance(value, dict | list) else repr(value)
-    return RecordError(f"damaged record: '{at or 'the document'}' should be {expected}, got {got}", where=where)
+    return _Misfit("'{at}' should be " + f"{expected}, got {got}".replace("{", "{{").replace("}", "}}"))
 
 
-def _decode(hint: Any, value: Any, at: str, where: str) -> Any:
+@functools.cache
+def _reader(hint: Any) -> Callable[[Any], Any]:
+    """Returns the function that reads values of a type; made once, since looking types up is slow."""
     origin = get_origin(hint)
     if hint is Any:
-        return value
+        return lambda value: value
     if dataclasses.is_dataclass(hint):
-        return _decode_dataclass(hint, value, at, where)
+        return _dataclass_reader(hint)
     if origin in (Union, types.UnionType):
         arms = [arm for arm in get_args(hint) if arm is not type(None)]
         assert len(arms) == 1, "records use unions with None only"
-        return None if value is None else _decode(arms[0], value, at, where)
+        inner = _reader(arms[0])
+        return lambda value: None if value is None else inner(value)
     if origin is tuple:
-        return _decode_tuple(get_args(hint), value, at, where)
+        return _tuple_reader(get_args(hint))
     if origin is Mapping:
+        return _mapping_reader(_reader(get_args(hint)[1]))
+    return _float if hint is float else _plain_reader(hint)
+
+
+def _float(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _unfit("a finite number", value)
+    return float(value)
+
+
+def _plain_reader(hint: Any) -> Callable[[Any], Any]:
+    expected = {int: "a whole number", str: "a text", bool: "true or false"}[hint]
+
+    def read(value: Any) -> Any:
+        if type(value) is not hint:  # Contract: exact, since True is an int too
+            raise _unfit(expected, value)
+        return value
+
+    return read
+
+
+def _mapping_reader(inner: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
         if not isinstance(value, dict):
-            raise _fault(at, "an object", value, where)
-        inner = get_args(hint)[1]
-        return {key: _decode(inner, item, f"{at}.{key}", where) for key, item in value.items()}
-    if hint is float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise _fault(at, "a finite number", value, where)
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise _fault(at, {int: "a whole number", str: "a text", bool: "true or false"}[hint], value, where)
-    return value
+            raise _unfit("an object", value)
+        found: dict[str, Any] = {}
+        for key, item in value.items():
+            try:
+                found[key] = inner(item)
+            except _Misfit as misfit:
+                raise misfit.under(f".{key}") from None
+        return found
+
+    return read
 
 
-def _decode_tuple(arms: tuple[Any, ...], value: Any, at: str, where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list):
-        raise _fault(at, "a list", value, where)
-    if len(arms) == 2 and arms[1] is Ellipsis:
-        arms = (arms[0],) * len(value)
-    if len(arms) != len(value):
-        raise _fault(at, f"a list of {len(arms)}", value, where)
-    pairs = zip(arms, value, strict=True)
-    return tuple(_decode(arm, item, f"{at}[{index}]", where) for index, (arm, item) in enumerate(pairs))
+def _tuple_reader(arms: tuple[Any, ...]) -> Callable[[Any], Any]:
+    many = len(arms) == 2 and arms[1] is Ellipsis
+    readers = [_reader(arms[0])] if many else [_reader(arm) for arm in arms]
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, list):
+            raise _unfit("a list", value)
+        if not many and len(readers) != len(value):
+            raise _unfit(f"a list of {len(readers)}", value)
+        found: list[Any] = []
+        for index, item in enumerate(value):
+            try:
+                found.append(readers[0 if many else index](item))
+            except _Misfit as misfit:
+                raise misfit.under(f"[{index}]") from None
+        return tuple(found)
+
+    return read
 
 
-def _decode_dataclass(kind: Any, value: Any, at: str, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise _fault(at, "an object", value, where)
+def _dataclass_reader(kind: Any) -> Callable[[Any], Any]:
     hints = get_type_hints(kind)
-    names = [field.name for field in dataclasses.fields(kind)]
-    prefix = f"{at}." if at else ""
-    for name in names:
+    readers = {field.name: _reader(hints[field.name]) for field in dataclasses.fields(kind)}
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise _unfit("an object", value)
+        if value.keys() != readers.keys():
+            raise _keys_fault(value, readers)
+        fields: dict[str, Any] = {}
+        for name, reader in readers.items():
+            try:
+                fields[name] = reader(value[name])
+            except _Misfit as misfit:
+                raise misfit.under(f".{name}") from None
+        try:
+            return kind(**fields)
+        except RecordError as error:
+            raise _Misfit("'{at}': " + error.what.replace("{", "{{").replace("}", "}}")) from error
+
+    return read
+
+
+def _keys_fault(value: Mapping[str, Any], readers: Mapping[str, Any]) -> _Misfit:
+    for name in readers:
         if name not in value:
-            raise RecordError(f"damaged record: '{prefix}{name}' is missing", where=where)
-    for name in value:
-        if name not in names:
-            raise RecordError(f"damaged record: unknown key '{prefix}{name}'", where=where)
-    fields = {name: _decode(hints[name], value[name], f"{prefix}{name}", where) for name in names}
-    try:
-        return kind(**fields)
-    except RecordError as error:
-        raise RecordError(f"damaged record: '{at or 'the document'}': {error.what}", where=where) from error
+            return _Misfit("'{at}' is missing").under(f".{name}")
+    name = next(name for name in value if name not in readers)
+    return _Misfit("unknown key '{at}'").under(f".{name}")

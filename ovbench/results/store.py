@@ -71,7 +71,7 @@ class RunStore:
         with atomic_dir(folder) as temporary, writing(folder):
             (temporary / CONFIG).write_text(to_json(config_of(record)), encoding="utf-8")
             if rows or not files:
-                _write_samples(rows, temporary / SAMPLES)
+                write_samples(rows, temporary / SAMPLES)
             for name, path in (files or {}).items():
                 shutil.copyfile(path, temporary / name)
             (temporary / RECORD).write_text(record.to_json(), encoding="utf-8")  # Contract: last
@@ -83,17 +83,21 @@ class RunStore:
         Raises:
             RecordError: A damaged record, or one of a newer schema; the message names the file.
         """
+        return sorted((read_record(folder / RECORD) for folder in self.folders()), key=_age)
+
+    def folders(self) -> list[Path]:
+        """Returns the folders that hold a record, by name; one without `record.json` is skipped with a warning."""
         if not self.root.is_dir():
             return []
-        found: list[RunRecord] = []
+        found: list[Path] = []
         for folder in sorted(self.root.iterdir()):
             if not folder.is_dir() or folder.name.startswith(".") or folder.name in BESIDE:
                 continue
             if not (folder / RECORD).is_file():
                 log.warning("skipped %s: it has no %s, so its run did not end", folder, RECORD)
                 continue
-            found.append(read_record(folder / RECORD))
-        return sorted(found, key=_age)
+            found.append(folder)
+        return found
 
     def record(self, run_id: str) -> RunRecord:
         """Returns the record of a run.
@@ -142,11 +146,15 @@ def _age(record: RunRecord) -> tuple[str, str]:
 
 def read_record(path: Path) -> RunRecord:
     """Reads one `record.json`; raises RecordError as `RunRecord.from_json` does."""
+    return RunRecord.from_json(record_text(path), where=str(path))
+
+
+def record_text(path: Path) -> str:
+    """Returns the text of a `record.json`; raises RecordError where it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"'{path.name}' cannot be read: {error}", where=str(path)) from error
-    return RunRecord.from_json(text, where=str(path))
 
 
 def newest(records: Iterable[RunRecord]) -> list[RunRecord]:
@@ -191,7 +199,8 @@ def config_of(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _write_samples(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+def write_samples(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Writes per-question rows with the keys `SAMPLE_COLUMNS` as Parquet."""
     import pyarrow
     import pyarrow.parquet
 

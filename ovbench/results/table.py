@@ -214,9 +214,7 @@ def _table(records: Sequence[RunRecord], guidance: Callable[[RunRecord], str] | 
         rows = _labelled([_row(group) for group in kept])
     else:
         rows = [row for group in kept for row in _rows_of_sweep(group, guidance)]
-    columns = sorted(
-        {column: None for row in rows for column in row.cells}, key=lambda column: _column_order(column, tasks, records)
-    )
+    columns = sorted({column: None for row in rows for column in row.cells}, key=_column_order(tasks, records))
     if guidance is None:
         rows.sort(key=lambda row: _row_order(row, columns, tasks))
     marked = mark_best(rows, columns)
@@ -345,20 +343,27 @@ def _labelled(rows: Sequence[Row]) -> list[Row]:
 
 
 def _column_order(
-    column: Column, tasks: Mapping[str, TaskRecord], records: Sequence[RunRecord]
-) -> tuple[int, int, int, int, int, str]:
-    task = tasks[column.task]
-    names = list(dict.fromkeys([*COSTS, *(metric.name for record in records for metric in record.metrics)]))
-    controls = [*CONTROLS, column.control]
-    groups = [None, *task.groups, column.group]
-    return (
-        list(tasks).index(column.task),
-        0 if column.metric == task.headline else 1 + names.index(column.metric),
-        groups.index(column.group),
-        controls.index(column.control),
-        column.n,
-        column.group or "",
-    )
+    tasks: Mapping[str, TaskRecord], records: Sequence[RunRecord]
+) -> Callable[[Column], tuple[int, int, int, int, int, str]]:
+    names: dict[str, int] = {}
+    for name in (*COSTS, *(metric.name for record in records for metric in record.metrics)):
+        names.setdefault(name, len(names))
+    positions = {name: position for position, name in enumerate(tasks)}
+
+    def order(column: Column) -> tuple[int, int, int, int, int, str]:
+        task = tasks[column.task]
+        controls = [*CONTROLS, column.control]
+        groups = [None, *task.groups, column.group]
+        return (
+            positions[column.task],
+            0 if column.metric == task.headline else 1 + names[column.metric],
+            groups.index(column.group),
+            controls.index(column.control),
+            column.n,
+            column.group or "",
+        )
+
+    return order
 
 
 def _row_order(row: Row, columns: Sequence[Column], tasks: Mapping[str, TaskRecord]) -> tuple[bool, bool, float, str]:

@@ -9,7 +9,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ovbench.results.formats.layout import Printed, Section, Shown, label, lay_out, seeds, sign
+from ovbench.results.formats.layout import Printed, Section, Shown, lay_out, sign
+from ovbench.results.printed import Sheet
 from ovbench.results.table import ComparisonTable
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 MIN_WIDTH = 40
 
 
-def render(tables: Sequence[ComparisonTable], *, width: int | None = None, color: bool | None = None) -> str:
+def render(tables: Sequence[ComparisonTable | Sheet], *, width: int | None = None, color: bool | None = None) -> str:
     """Returns the tables as text without a final newline.
 
     Args:
@@ -88,27 +89,25 @@ def _parts(printed: Printed) -> list[RenderableType]:
 
     parts: list[RenderableType] = [Text(printed.title, style="bold")]
     for section in printed.sections:
-        parts += [Text(section.title, style="bold"), _grid(section, first=not section.title)]
+        parts += [Text(section.title, style="bold"), _grid(section)]
     notes = [f"[{position}] {note}" for position, note in enumerate(printed.footnotes, start=1)]
     parts += [Text(line, style="dim") for line in (*printed.legend, *notes)]
     return [*parts, Text("")]
 
 
-def _grid(section: Section, *, first: bool) -> RenderableType:
+def _grid(section: Section) -> RenderableType:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False, header_style="bold")
-    grid.add_column("encoder", no_wrap=True)
-    if first:
-        grid.add_column("seeds", justify="right", no_wrap=True)
-    for header in section.headers:
-        grid.add_column(Text("\n".join(header)), justify="right", no_wrap=True)
-    for row, cells in section.rows:
-        style = "" if row.kind == "encoder" else "dim"
-        words = [Text(label(row)), *([Text(seeds(row))] if first else []), *map(_cell, cells)]
-        grid.add_row(*words, style=style)
+    for position, header in enumerate(section.headers):
+        justify = "left" if position < section.left else "right"
+        grid.add_column(Text("\n".join(header)), justify=justify, no_wrap=True)
+    for line in section.rows:
+        if line.rule:
+            grid.add_section()
+        grid.add_row(*map(_cell, line.cells), style="dim" if line.muted else "")
     return grid
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ovbench.results.formats.layout import Printed, Section, Shown, label, lay_out, seeds, sign
+from ovbench.results.formats.layout import Printed, Section, Shown, lay_out, sign
+from ovbench.results.printed import Sheet
 from ovbench.results.table import ComparisonTable
 
 _SPECIAL = {
@@ -20,7 +21,7 @@ def escape(text: str) -> str:
     return "".join(_SPECIAL.get(character, character) for character in text)
 
 
-def render(tables: Sequence[ComparisonTable]) -> str:
+def render(tables: Sequence[ComparisonTable | Sheet]) -> str:
     """Returns one `table` environment per comparison table; the best values are bold."""
     return "\n".join(_float(lay_out(table)) for table in tables)
 
@@ -29,23 +30,22 @@ def _float(printed: Printed) -> str:
     lines = [r"\begin{table}", r"\centering", r"\small", rf"\caption{{{escape(printed.title)}}}"]
     for section in printed.sections:
         lines += [rf"\par\medskip {escape(section.title)}\par\smallskip"] if section.title else []
-        lines += _grid(section, first=not section.title)
+        lines += _grid(section)
     notes = [f"({position}) {note}" for position, note in enumerate(printed.footnotes, start=1)]
     lines += [rf"\par\smallskip\footnotesize {escape('; '.join((*printed.legend, *notes)))}."]
     return "\n".join([*lines, r"\end{table}", ""])
 
 
-def _grid(section: Section, *, first: bool) -> list[str]:
-    count = len(section.headers) + first
-    lines = [rf"\begin{{tabular}}{{l{'r' * count}}}", r"\toprule"]
+def _grid(section: Section) -> list[str]:
+    sides = "l" * section.left + "r" * (len(section.headers) - section.left)
+    lines = [rf"\begin{{tabular}}{{{sides}}}", r"\toprule"]
     depth = max(len(header) for header in section.headers)
     for level in range(depth):
-        words = ["encoder" if level == 0 else "", *(["seeds" if level == 0 else ""] if first else [])]
-        words += [escape(header[level]) if level < len(header) else "" for header in section.headers]
-        lines.append(_line(words))
+        lines.append(_line([escape(header[level]) if level < len(header) else "" for header in section.headers]))
     lines.append(r"\midrule")
-    for row, cells in section.rows:
-        lines.append(_line([escape(label(row)), *([seeds(row)] if first else []), *map(_cell, cells)]))
+    for line in section.rows:
+        lines += [r"\midrule"] if line.rule else []
+        lines.append(_line([*map(_cell, line.cells)]))
     return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 

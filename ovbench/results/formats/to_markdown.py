@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ovbench.results.formats.layout import Printed, Section, Shown, label, lay_out, seeds, sign
+from ovbench.results.formats.layout import Printed, Section, Shown, lay_out, sign
+from ovbench.results.printed import Sheet
 from ovbench.results.table import ComparisonTable
 
 
-def render(tables: Sequence[ComparisonTable]) -> str:
+def render(tables: Sequence[ComparisonTable | Sheet]) -> str:
     """Returns one heading, its tables and notes per comparison table; the best values are bold."""
     return "\n".join(_document(lay_out(table)) for table in tables)
 
@@ -23,19 +24,16 @@ def _document(printed: Printed) -> str:
     lines = [f"### {_escaped(printed.title)}", ""]
     for section in printed.sections:
         lines += [f"**{_escaped(section.title)}**", ""] if section.title else []
-        lines += [*_grid(section, first=not section.title), ""]
+        lines += [*_grid(section), ""]
     notes = [f"({position}) {note}" for position, note in enumerate(printed.footnotes, start=1)]
     lines += [f"- {_escaped(line)}" for line in (*printed.legend, *notes)]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _grid(section: Section, *, first: bool) -> list[str]:
-    heads = ["encoder", *(["seeds"] if first else [])]
-    heads += ["<br>".join(_escaped(line) for line in header) for header in section.headers]
-    lines = [_line(heads), _line(["---", *["---:"] * (len(heads) - 1)])]
-    for row, cells in section.rows:
-        lines.append(_line([_escaped(label(row)), *([seeds(row)] if first else []), *map(_cell, cells)]))
-    return lines
+def _grid(section: Section) -> list[str]:
+    heads = ["<br>".join(_escaped(line) for line in header) for header in section.headers]
+    sides = ["---"] * section.left + ["---:"] * (len(heads) - section.left)
+    return [_line(heads), _line(sides), *(_line([*map(_cell, line.cells)]) for line in section.rows)]
 
 
 def _line(fields: Sequence[str]) -> str:
@@ -43,7 +41,8 @@ def _line(fields: Sequence[str]) -> str:
 
 
 def _cell(shown: Shown) -> str:
-    value = f"**{shown.value}**" if shown.mark == "best" else shown.value
+    text = _escaped(shown.value)
+    value = f"**{text}**" if shown.mark == "best" else text
     note = f" ({shown.note})" if shown.note is not None else ""
     interval = f" {_escaped(shown.interval)}" if shown.interval else ""
     return f"{value}{_escaped(sign(shown.mark))}{note}{interval}"

@@ -1,27 +1,42 @@
-"""Tables as long rows, one per encoder, task, metric, control and group: what CSV, JSON and data frames hold."""
+"""Tables as long rows, one per encoder, task, metric, control and group: what CSV, JSON, Parquet and frames hold."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from ovbench.results.printed import Sheet
 from ovbench.results.table import ComparisonTable
 
-# Contract: columns are only ever added, at the end. docs/records.md explains each.
-COLUMNS = (
-    "suite", "protocol", "protocol_version", "limit", "row", "kind", "encoder", "dtype", "weights_digest", "num_params",
-    "num_params_frontend", "num_tokens", "dim", "num_seeds", "seeds", "task", "task_version", "scorer", "metric",
-    "group", "control", "headline", "unit", "higher_is_better", "n", "value", "low", "high", "interval", "spread",
-    "mark", "reason", "run_ids", "decoder", "guidance", "table",
-)  # fmt: skip
+# Contract: columns are only ever added, at the end, and never change their type. docs/leaderboard.md explains each.
+# Column → type: str, int, float, bool, or the type of what a list holds.
+TYPES: dict[str, str] = {
+    "suite": "str", "protocol": "str", "protocol_version": "int", "limit": "int", "row": "str", "kind": "str",
+    "encoder": "str", "dtype": "str", "weights_digest": "str", "num_params": "int", "num_params_frontend": "int",
+    "num_tokens": "int", "dim": "int", "num_seeds": "int", "seeds": "list[int]", "task": "str", "task_version": "int",
+    "scorer": "str", "metric": "str", "group": "str", "control": "str", "headline": "bool", "unit": "str",
+    "higher_is_better": "bool", "n": "int", "value": "float", "low": "float", "high": "float", "interval": "str",
+    "spread": "float", "mark": "str", "reason": "str", "run_ids": "list[str]", "decoder": "str", "guidance": "str",
+    "table": "str", "mark_basis": "str", "rank_low": "int", "rank_high": "int", "source": "str",
+    "source_version": "str", "source_table": "str", "citation": "str", "framework": "str", "llm": "str",
+    "resolution": "str", "params": "str", "reported": "float", "difference": "float", "protocol_differences": "str",
+}  # fmt: skip
+COLUMNS = tuple(TYPES)
 
 
-def to_rows(tables: Sequence[ComparisonTable]) -> list[dict[str, Any]]:
+def to_rows(tables: Sequence[ComparisonTable | Sheet]) -> list[dict[str, Any]]:
     """Returns the rows of all tables; scores in their stored unit, so fractions stay fractions."""
     return [row for table in tables for row in _rows_of(table)]
 
 
-def _rows_of(table: ComparisonTable) -> list[dict[str, Any]]:
+def _rows_of(table: ComparisonTable | Sheet) -> list[dict[str, Any]]:
+    empty: dict[str, Any] = dict.fromkeys(COLUMNS)
+    found = _compared(table) if isinstance(table, ComparisonTable) else table.long_rows()
+    assert all(row.keys() <= empty.keys() for row in found), "every column is in the contract"
+    return [empty | row for row in found]
+
+
+def _compared(table: ComparisonTable) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for row in table.rows:
         encoder = row.encoder
@@ -48,6 +63,7 @@ def _rows_of(table: ComparisonTable) -> list[dict[str, Any]]:
             if row.kind == "chance" and column not in row.cells:
                 continue
             cell = row.cell(column)
+            rank = cell.rank or (None, None)
             found.append(
                 about
                 | {
@@ -70,6 +86,9 @@ def _rows_of(table: ComparisonTable) -> list[dict[str, Any]]:
                     "spread": cell.spread,
                     "mark": cell.mark,
                     "reason": cell.reason,
+                    "mark_basis": cell.basis or None,
+                    "rank_low": rank[0],
+                    "rank_high": rank[1],
                 }
             )
     return found

@@ -1,0 +1,1 @@
+"""Numbers from papers and repositories, as they were printed; never in a column with measured ones."""
