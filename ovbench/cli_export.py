@@ -7,12 +7,12 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from ovbench.cli_app import Json, Verbose, guarded, print_rows, setup
+from ovbench.cli_app import Json, Verbose, default_out, guarded, print_rows, setup
 
 
 @guarded
 def export(
-    source: Annotated[Path, typer.Argument(metavar="RUN_OR_FOLDER", help="Run folder, or a checkpoint of any layout.")],
+    source: Annotated[Path, typer.Argument(metavar="RUN_OR_FOLDER", help="Run, or checkpoint of any layout.")],
     target: Annotated[Path, typer.Argument(metavar="TO", help="Folder that is not there yet.")],
     layout: Annotated[
         str, typer.Option("--layout", help="ovbench, llava (the original code's) or transformers.")
@@ -33,8 +33,9 @@ def export(
     setup(verbose)
     from ovbench.harness.understanding.export import export_checkpoint
 
+    by_id = default_out() / source  # of a run, as other commands take it
     written = export_checkpoint(
-        source,
+        by_id if not source.exists() and by_id.is_dir() else source,
         target,
         layout=cast(Any, layout),
         encoder=encoder,

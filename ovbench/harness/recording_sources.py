@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
+from ovbench._base.files import read_json
 from ovbench._base.fingerprint import fingerprint
 from ovbench.harness.metrics.score import scorer_name
 from ovbench.harness.plan import Job
@@ -63,6 +64,11 @@ def incomplete(outcome: Outcome) -> Iterator[str]:
     for report in outcome.setting.preflights:
         if report.bad_numbers:
             yield f"stage {report.stage}: {len(report.bad_numbers)} of {report.num_rows} rows were left out"
+    for step in outcome.steps:
+        path = outcome.setting.gate_report(step.key)
+        if step.name == "llava_stage1" and path.is_file():
+            for failure in read_json(path)["failures"]:
+                yield f"stage 1 did not pass the gate: {failure}"
 
 
 def _tables(outcome: Outcome) -> Iterator[SourceRecord]:

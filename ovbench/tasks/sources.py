@@ -27,7 +27,12 @@ def check_limit(limit: int | None, *, where: str = "--limit") -> None:
 
 
 def load_data(
-    spec: TaskSpec, *, limit: int | None = None, where: str = "--limit", data_dir: Path | None = None
+    spec: TaskSpec,
+    *,
+    limit: int | None = None,
+    where: str = "--limit",
+    data_dir: Path | None = None,
+    only_there: bool = False,
 ) -> TaskData:
     """Returns the questions of a task; pictures are opened or drawn only when asked for.
 
@@ -37,6 +42,7 @@ def load_data(
         where: The flag that held the limit, for messages.
         data_dir: Folder of published tables, looked at before `$OVBENCH_DATA` (or what `ovbench data mount`
             remembers) and the hub's cache.
+        only_there: Look nowhere else.
 
     Raises:
         ConfigError: The limit is below 1, or the source does not fit the task.
@@ -51,7 +57,7 @@ def load_data(
     elif spec.source["type"] == "tables":
         from ovbench.tasks.tables.load import load_tables
 
-        loaded = load_tables(spec, data_dir=data_dir)
+        loaded = load_tables(spec, data_dir=data_dir, only_there=only_there)
     else:
         loaded = load_local(spec)
     rows = balanced_subset(loaded.rows, limit, _group_order(spec, loaded.rows))

@@ -117,7 +117,7 @@ def test_lmms_eval_scores_the_same_answers_from_the_same_tables_without_a_networ
     record = read_record(tmp_path / "runs" / printed["run_id"] / "record.json")
     assert scores(record) == scores(world.record)
     assert "lmms-eval and ovbench on the same answers" in done.stderr
-    rows = json.loads((tmp_path / "runs" / "lmms-eval" / record.run_id / "cross-check.json").read_text())
+    rows = json.loads((tmp_path / "runs" / ".lmms-eval" / record.run_id / "cross-check.json").read_text())
     assert {row["task"] for row in rows} == set(TASKS)
     for row in rows:
         assert row["theirs"] is not None, row

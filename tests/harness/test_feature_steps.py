@@ -19,6 +19,7 @@ from ovbench.harness.steps import StepCache, StepResult
 from ovbench.harness.understanding import feature_steps
 from ovbench.harness.understanding.feature_steps import IMAGES
 from ovbench.harness.understanding.pipeline import UnderstandingRun
+from ovbench.harness.understanding.training_steps import TrainingSteps
 
 
 class SmokeRun(UnderstandingRun):
@@ -33,7 +34,12 @@ class SmokeRun(UnderstandingRun):
 
     def train_features(self) -> torch.Tensor:
         """Returns some tokens of the training set."""
-        return self.training.train_features(1)(self.image_ids[:40])
+        return self.trained.train_features(1)(self.image_ids[:40])
+
+    @property
+    def trained(self) -> TrainingSteps:
+        assert self.training is not None
+        return self.training
 
     @property
     def image_ids(self) -> tuple[str, ...]:
@@ -43,7 +49,7 @@ class SmokeRun(UnderstandingRun):
     @property
     def entry(self) -> Path:
         """The folder of the step."""
-        return self.runner.cache.path(self.training.features_step(1))
+        return self.runner.cache.path(self.trained.features_step(1))
 
     @property
     def num_encoded(self) -> int:
@@ -131,7 +137,7 @@ def test_a_bound_that_is_no_number_is_said_before_any_work(tmp_path: Path, monke
 
 def test_each_training_image_is_read_as_often_as_the_schedule_says(tmp_path: Path) -> None:
     run = SmokeRun(tmp_path)
-    assert run.training.num_reads(1) + run.training.num_reads(2) == pytest.approx((20 * 32 + 30 * 16) / 256)
+    assert run.trained.num_reads(1) + run.trained.num_reads(2) == pytest.approx((20 * 32 + 30 * 16) / 256)
 
 
 def test_each_process_begins_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ovbench._base.errors import ConfigError, DataError, DependencyError
@@ -16,6 +17,7 @@ from ovbench._base.lazy import require
 from ovbench.encoders.modeling.hf_load import quiet, summary
 from ovbench.encoders.modeling.weights_file import check_finite, refuse_misfit
 from ovbench.harness.understanding.sentencepiece_tokenizer import MODEL_FILE, convert
+from ovbench.harness.understanding.templates import template
 
 Precision = Literal["float32", "bfloat16", "float16", "stored"]
 _DTYPES: Mapping[str, torch.dtype | None] = {
@@ -67,6 +69,37 @@ def load_language_model(
     _refuse_report(report, where=name, strict=strict)
     _check_vocabulary(model, tokenizer, name)
     return model.to(device), tokenizer
+
+
+def check_language_model(name: str, templates: Iterable[str]) -> None:
+    """Finds what is wrong with a language model and the templates it will speak; its weights are not read.
+
+    Args:
+        name: A folder, or a hub id.
+        templates: Names of templates.
+
+    Raises:
+        ConfigError: There is no causal language model, no weights, no usable tokenizer, or no such template.
+    """
+    transformers = require("transformers", purpose="understanding")
+    name = _checked_name(name, None)
+    tokenizer = load_tokenizer(name)
+    for each in templates:
+        template(each, stop=tokenizer.eos_token, tokenizer=tokenizer)
+    with _refusing(name), quiet(transformers):
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        whole = config.model_type.startswith("llava")
+        raise ConfigError(
+            f"'{name}' holds a model of the kind '{config.model_type}', which is no causal language model",
+            where="language_model",
+            fix="a whole LLaVA is given with --llava" if whole else _LAYOUT,
+        )
+    folder = Path(name).expanduser()
+    if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
+        raise ConfigError(
+            f"no language model can be loaded from '{name}': there are no weights", where="language_model", fix=_LAYOUT
+        )
 
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
@@ -236,7 +269,7 @@ def _refusing(name: str) -> Iterator[None]:
         raise DependencyError(
             f"'{name}' needs a package that is not installed: {summary(error)}", where="language_model"
         ) from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ConfigError(
             f"no language model can be loaded from '{name}': {summary(error)}", where="language_model", fix=_LAYOUT
         ) from error

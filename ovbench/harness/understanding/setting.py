@@ -20,6 +20,7 @@ from ovbench.harness.plan import Job
 from ovbench.harness.understanding.checkpoint_folder import LoadedLlava, layout_of, load_checkpoint
 from ovbench.harness.understanding.config import LlavaConfig
 from ovbench.harness.understanding.data import TrainingData, WorldTrainingData
+from ovbench.harness.understanding.language_model import check_language_model
 from ovbench.harness.understanding.llava_json import LlavaJsonData
 from ovbench.harness.understanding.options_config import UnderstandingOptions
 from ovbench.harness.understanding.preflight import PreflightReport, preflight
@@ -74,6 +75,10 @@ class Setting:
             return fingerprint({"llava": self.training.stage_digest(stage)})
         return self.training.digest
 
+    def gate_report(self, key: str) -> Path:
+        """Returns where the gate's report on a stage 1 is kept, by the key of that step."""
+        return self.preflight_folder() / f"gate-{key[:16]}.json"
+
     def preflight_folder(self) -> Path:
         """Returns where reports on training data are kept."""
         return cache_dir() / "preflight"
@@ -93,6 +98,8 @@ def open_setting(job: Job) -> Setting:
     processes = open_processes(job.device)
     encoder = load_encoder(job.encoder, device=str(processes.device), dtype=job.dtype)
     training = None if options.llava is not None else _training_data(section, options)
+    if training is not None and (section.data is not None or options.language_model is not None):
+        check_language_model(config.language_model, [config.stage(stage).template for stage in (1, 2)])
     given = None if options.llava is None else _given(job, section, options, encoder, processes)
     named = None if given is None else given.tap
     if given is None:

@@ -152,7 +152,7 @@ class TrainingSteps:
                 log_rows=read_jsonl(weights.parent / "stage1.log.jsonl"),
                 config=setting.config.gate,
                 strict_reference=setting.config.strict_reference,
-                report=setting.preflight_folder() / f"gate-{self.stage1_step.key[:16]}.json",
+                report=setting.gate_report(self.stage1_step.key),
             )
             report.enforce(where=str(weights.parent))
 

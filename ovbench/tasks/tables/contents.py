@@ -16,7 +16,7 @@ def content_of(spec: TaskSpec, folder: Path) -> dict[str, Any]:
     Raises:
         DataError: They are not there, or damaged.
     """
-    data = load_data(spec, data_dir=folder)
+    data = load_data(spec, data_dir=folder, only_there=True)
     return {
         "version": spec.version,
         "folder": spec.source["folder"],

@@ -24,17 +24,18 @@ log = logging.getLogger(__name__)
 _SHOWN = 5  # faulty pictures that a message names
 
 
-def load_tables(spec: TaskSpec, *, data_dir: Path | None = None) -> Loaded:
+def load_tables(spec: TaskSpec, *, data_dir: Path | None = None, only_there: bool = False) -> Loaded:
     """Reads the questions of a published benchmark; pictures are hashed and not decoded.
 
     Args:
         spec: A task whose source is of type `tables`.
         data_dir: See `sources.load_data`.
+        only_there: Likewise.
 
     Raises:
         DataError: The data are not on this machine, or a file, row or picture is damaged or missing.
     """
-    return read_located(spec, locate(spec, data_dir=data_dir))
+    return read_located(spec, locate(spec, data_dir=data_dir, only_there=only_there))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

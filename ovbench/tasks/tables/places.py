@@ -39,25 +39,29 @@ class Located:
         return {"kind": self.kind, "folder": str(self.root), "repo": self.repo, "revision": self.revision}
 
 
-def locate(spec: TaskSpec, *, data_dir: Path | None = None) -> Located:
+def locate(spec: TaskSpec, *, data_dir: Path | None = None, only_there: bool = False) -> Located:
     """Returns where a task's tables are, fetching them from the hub only where nothing is on the disk.
 
     Args:
         spec: A task whose source is of type `tables`.
         data_dir: A pack, or a folder of repositories, looked at before `$OVBENCH_DATA` or the mounted folder.
+        only_there: Look nowhere else.
 
     Raises:
         ConfigError: The data folder does not exist.
         DataError: The tables are nowhere, or incomplete; the message names every place that was looked at.
     """
     looked: list[str] = []
-    folders = [folder for folder in dict.fromkeys((data_dir, default_data_dir())) if folder is not None]
+    others = () if only_there else (default_data_dir(),)
+    folders = [folder for folder in dict.fromkeys((data_dir, *others)) if folder is not None]
     for folder in folders:
         if (found := in_folder(spec, folder)) is not None:
             return found
         looked.append(f"{folder / spec.source['folder']} ({expected(spec.source)})")
     if not folders:
         looked.append("no data folder (--data, OVBENCH_DATA, ovbench data mount)")
+    if only_there:
+        raise _absent(spec, looked)
     for repo in spec.source["repos"]:
         if (found := _in_hub_cache(spec.source, repo, looked)) is not None:
             return found

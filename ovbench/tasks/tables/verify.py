@@ -83,7 +83,7 @@ def _verified_task(folder: Path, name: str, entry: Row, images: bool) -> Row:
 
 
 def _unusable_pictures(spec: TaskSpec, folder: Path) -> list[str]:
-    data = load_data(spec, data_dir=folder)
+    data = load_data(spec, data_dir=folder, only_there=True)
     first = {sample.image_id: sample.item_id for sample in reversed(data.samples)}
     assert isinstance(data.image, TablePictures)
     places = data.image.places
