@@ -1,4 +1,4 @@
-"""What `ovbench cache` does: lists, verifies and tidies features, references, steps, crops and towers; prints nothing."""
+"""What `ovbench cache` does: lists, verifies and tidies features, references, steps, crops, towers; prints nothing."""
 
 from __future__ import annotations
 
