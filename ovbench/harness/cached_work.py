@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import shutil
 import time
@@ -19,6 +18,7 @@ from typing import Any, Literal
 from ovbench._base.errors import DataError, RecordError
 from ovbench._base.files import read_json
 from ovbench.harness.feature_cache import FOLDER as FEATURES
+from ovbench.harness.feature_cache import size_of
 from ovbench.harness.generation.crop_cache import FOLDER as CROPS
 from ovbench.harness.generation.crop_cache import cutting, shard_fault, shard_path
 from ovbench.harness.metrics.reference_cache import FOLDER as REFERENCES
@@ -300,16 +300,6 @@ def _verify_crops(folder: Path) -> tuple[int, dict[str, str]]:
             except RecordError:
                 continue  # it is just being cut again
     return count, faults
-
-
-def size_of(path: Path) -> int:
-    """Returns the bytes of all files below a folder; files that vanish meanwhile count nothing."""
-    total = 0
-    for base, _, names in os.walk(path):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                total += os.stat(os.path.join(base, name)).st_size
-    return total
 
 
 def _folders(path: Path) -> Sequence[Path]:

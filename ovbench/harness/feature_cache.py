@@ -127,14 +127,14 @@ class FeatureCache:
             key=path.name,
             inputs=inputs,
             num_images=shards.num_images,
-            size_bytes=_size(path),
+            size_bytes=size_of(path),
             used=_used(path),
             in_use=self._in_use(path.name),
         )
 
     def size_bytes(self) -> int:
         """Returns what the cache takes on disk, files that were set aside included."""
-        return _size(self.root)
+        return size_of(self.root)
 
     def verify(self) -> tuple[int, dict[str, str]]:
         """Reads every shard and sets damaged ones aside.
@@ -171,7 +171,7 @@ class FeatureCache:
     def room_bytes(self) -> int:
         """Returns how much could be written now if everything that no process uses were evicted."""
         free = shutil.disk_usage(self.root).free
-        kept = sum(_size(path) for path in self._folders() if self._in_use(path.name))
+        kept = sum(size_of(path) for path in self._folders() if self._in_use(path.name))
         return max(0, min(self.max_bytes - _SLACK_BYTES - kept, free + self.size_bytes() - kept))
 
     def make_room(self, num_bytes: int) -> None:
@@ -183,7 +183,7 @@ class FeatureCache:
         if (excess := self._excess(num_bytes)) <= 0:
             return
         victims = self._victims()
-        if sum(_size(path) for path in victims) < excess:
+        if sum(size_of(path) for path in victims) < excess:
             raise CacheFull(
                 f"{_gb(num_bytes)} more do not fit into the {_gb(self.max_bytes)} of the feature cache "
                 "(OVBENCH_FEATURE_CACHE_GB), beside what is in use"
@@ -202,7 +202,7 @@ class FeatureCache:
         for path in victims:
             if excess <= 0:
                 return
-            excess -= _size(path)
+            excess -= size_of(path)
             shutil.rmtree(path, ignore_errors=True)
             if path.name != _DAMAGED:
                 log.info("feature cache: namespace %s was evicted to make room", path.name[:16])
@@ -310,7 +310,7 @@ class Namespace:
         self.cache.set_aside(self.shards, damage)
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
     """Returns the bytes of all files below a folder; files that vanish meanwhile count nothing."""
     total = 0
     for base, _, names in os.walk(path):

@@ -36,7 +36,7 @@ def mark_in_use(path: Path) -> UseMark | None:
         return None
     mark = UseMark(handle)
     fcntl.flock(handle, fcntl.LOCK_SH)
-    if _is_at(handle, path):
+    if is_at(handle, path):
         return mark
     mark.close()
     return None
@@ -61,7 +61,7 @@ def unused(path: Path) -> Iterator[bool]:
         os.close(handle)
 
 
-def _is_at(handle: int, path: Path) -> bool:
+def is_at(handle: int, path: Path) -> bool:
     """Whether an open file is still the one at its path."""
     try:
         return os.path.samestat(os.fstat(handle), path.stat())

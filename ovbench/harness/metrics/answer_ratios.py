@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovbench.harness.metrics.interval import Floats, cluster_codes
+from ovbench.harness.metrics.mmbench import circle_of
+from ovbench.harness.metrics.mme import COGNITION, PERCEPTION, partners_by
 from ovbench.harness.metrics.ratios import Ratios
 
 Bools = NDArray[np.bool_]
@@ -166,30 +168,22 @@ def _f1_mean(answers: Answers, group: str | None) -> Ratios:
     return _made(answers, num, den, [1 / len(names)] * len(names), is_mean=False)
 
 
-def partners(answers: Answers) -> list[tuple[int, int]]:
-    """Returns the places of MME's pairs: two questions of one category and picture, in the order of the file."""
-    waiting: dict[tuple[str, str], int] = {}
-    found: list[tuple[int, int]] = []
-    for place, (group, image, extra) in enumerate(zip(answers.groups, answers.images, answers.extra, strict=True)):
-        key = group, extra.get("question_id", image)
-        if key in waiting:
-            found.append((waiting.pop(key), place))
-        else:
-            waiting[key] = place
-    return found
+def _partners(answers: Answers) -> list[tuple[int, int]]:
+    ids = [extra.get("question_id", image) for image, extra in zip(answers.images, answers.extra, strict=True)]
+    return partners_by(zip(answers.groups, ids, strict=True))
 
 
 def _both_right(answers: Answers) -> tuple[Floats, Floats]:
     """Returns per question, at the first of each pair: both right, and that it is a pair."""
     both, pairs = np.zeros(len(answers)), np.zeros(len(answers))
-    for first, second in partners(answers):
+    for first, second in _partners(answers):
         both[first], pairs[first] = float(answers.correct[first] and answers.correct[second]), 1.0
     return both, pairs
 
 
 def _accuracy_plus(answers: Answers, group: str | None) -> Ratios:
     del group
-    places = sorted({place for pair in partners(answers) for place in pair})
+    places = sorted({place for pair in _partners(answers) for place in pair})
     if not places:
         raise NotCompared("no image was asked both its questions")
     both, pairs = _both_right(answers := answers.take(places))
@@ -218,10 +212,10 @@ def _circular(answers: Answers, group: str | None) -> Ratios:
     del group
     circles: dict[int, list[int]] = {}
     for place, extra in enumerate(answers.extra):
-        index = extra.get("index", "")
-        if not index.isdecimal():
+        key = circle_of(extra)
+        if key is None:
             raise NotCompared("the stored answers do not say which rows are rotations of one question")
-        circles.setdefault(int(index) % 1_000_000, []).append(place)
+        circles.setdefault(key, []).append(place)
     right, counts = np.zeros(len(answers)), np.zeros(len(answers))
     for places in circles.values():
         right[places[0]], counts[places[0]] = float(answers.correct[places].all()), 1.0
@@ -232,11 +226,6 @@ def _scores(answers: Answers) -> Floats:
     return answers.scores
 
 
-# MME (arXiv 2306.13394), table of its appendix; names as in its files.
-_PERCEPTION = (
-    "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
-)  # fmt: skip
-_COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 _BUILD: Mapping[str, Build] = {
     "accuracy": _mean(_scores),
     "seed_image": _mean(_scores),
@@ -251,7 +240,7 @@ _BUILD: Mapping[str, Build] = {
     "f1": _f1,
     "pope_f1_mean": _f1_mean,
     "accuracy_plus": _accuracy_plus,
-    "mme_perception": _mme(_PERCEPTION),
-    "mme_cognition": _mme(_COGNITION),
+    "mme_perception": _mme(PERCEPTION),
+    "mme_cognition": _mme(COGNITION),
     "accuracy_circular": _circular,
 }

@@ -39,13 +39,19 @@ def question_key(sample: Sample) -> int:
     Raises:
         DataError: The row carries no whole number `index`.
     """
-    index = sample.extra.get("index", "")
-    if not index.isdecimal():
+    key = circle_of(sample.extra)
+    if key is None:
         raise DataError(
-            f"question '{sample.item_id}' has no index that tells its rotations ('{index}')",
+            f"question '{sample.item_id}' has no index that tells its rotations ('{sample.extra.get('index', '')}')",
             fix="keep MMBench's column `index` in the task's extra columns",
         )
-    return int(index) % CIRCLE
+    return key
+
+
+def circle_of(extra: Mapping[str, str]) -> int | None:
+    """Returns what all rotations of a question share; None where a row's extra columns have no whole number `index`."""
+    index = extra.get("index", "")
+    return int(index) % CIRCLE if index.isdecimal() else None
 
 
 def circles(samples: Sequence[Sample]) -> list[list[int]]:

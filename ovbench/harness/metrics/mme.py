@@ -6,7 +6,7 @@ perception is the sum of ten (at most 2000), cognition that of four (at most 800
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,9 +20,9 @@ from ovbench.harness.metrics.base import (
     pair,
     undefined,
 )
+from ovbench.harness.metrics.choice import Pairs
 from ovbench.harness.metrics.interval import Floats, bootstrap_interval, cluster_codes, mean_interval
 from ovbench.harness.metrics.protocol_base import Read, ScoringProtocol, by_text
-from ovbench.harness.metrics.yesno import Pairs
 from ovbench.tasks.base import Prediction, Sample
 from ovbench.tasks.reading_yesno import mme_official, mme_without_dots, one_word
 
@@ -56,10 +56,14 @@ def partners(samples: Sequence[Sample]) -> list[tuple[int, int]]:
     Partners have one category and one `question_id`, or one image where the rows carry no such id. MME's own script
     goes by the order of the lines; so do more than two questions with one id. A question left over is in no pair.
     """
+    return partners_by((sample.group, sample.extra.get("question_id", sample.image_id)) for sample in samples)
+
+
+def partners_by(keys: Iterable[tuple[str, str]]) -> list[tuple[int, int]]:
+    """Returns `partners` of questions of which only category and id (or image) are given."""
     waiting: dict[tuple[str, str], int] = {}
     found: list[tuple[int, int]] = []
-    for place, sample in enumerate(samples):
-        key = sample.group, sample.extra.get("question_id", sample.image_id)
+    for place, key in enumerate(keys):
         if key in waiting:
             found.append((waiting.pop(key), place))
         else:

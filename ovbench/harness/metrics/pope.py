@@ -83,19 +83,6 @@ class Confusion:
         """The share of counted answers that are yes."""
         return _ratio(self.tp + self.fp, self.tp + self.fp + self.tn + self.fn)
 
-    @property
-    def zero_divisions(self) -> tuple[str, ...]:
-        """The ratios that are 0 / 0. POPE's script stops at the first of them and prints no number."""
-        return tuple(
-            name
-            for name, divisor in (
-                ("precision", self.tp + self.fp),
-                ("recall", self.tp + self.fn),
-                ("f1", self.precision + self.recall),
-            )
-            if divisor == 0
-        )
-
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else 0.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ovbench._base.names import unknown
 from ovbench.harness.metrics import chartqa, gqa, mmbench, mme, ocrbench, pope, scienceqa, seedbench, vqa
 from ovbench.harness.metrics.protocol_base import ScoringProtocol
 
@@ -35,15 +34,3 @@ PROTOCOLS: Mapping[str, Mapping[str, ScoringProtocol]] = {
 def protocol_names() -> tuple[str, ...]:
     """Returns the name of every protocol of any scorer, in the order of the table."""
     return tuple(dict.fromkeys(name for table in PROTOCOLS.values() for name in table))
-
-
-def scoring_protocol(scorer: str, name: str, *, where: str = "--protocol-scorer") -> ScoringProtocol:
-    """Returns a protocol of a scorer.
-
-    Raises:
-        ConfigError: The scorer has no protocol of that name.
-    """
-    table = PROTOCOLS[scorer]
-    if name not in table:
-        raise unknown(f"scoring protocol of {scorer}", name, table, where=where)
-    return table[name]

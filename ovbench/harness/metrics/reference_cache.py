@@ -23,6 +23,7 @@ from ovbench.harness.metrics.extractor_base import Extractor
 from ovbench.harness.metrics.image_sources import ImageSource
 from ovbench.harness.metrics.manifold import squared_radii
 from ovbench.harness.metrics.references import Purpose, Reference, check_statistics, read_reference, write_reference
+from ovbench.harness.use_marks import is_at
 
 FOLDER = "references"  # below the folder of the whole cache
 _CARD, _LOCK = "card.json", ".lock"
@@ -283,18 +284,11 @@ def _hold(folder: Path, *, wait: bool) -> Iterator[bool]:
                 held = True
             except BlockingIOError:
                 held = False
-            if not held or _is_at(handle, path):
+            if not held or is_at(handle, path):
                 yield held
                 return
         finally:
             os.close(handle)
-
-
-def _is_at(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _make(

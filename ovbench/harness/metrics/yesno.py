@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ovbench._base.errors import DataError
 from ovbench.harness.metrics.base import (
@@ -21,7 +20,8 @@ from ovbench.harness.metrics.base import (
     pair,
     undefined,
 )
-from ovbench.harness.metrics.interval import bootstrap_interval, cluster_codes, mean_interval
+from ovbench.harness.metrics.choice import Pairs
+from ovbench.harness.metrics.interval import Floats, bootstrap_interval, cluster_codes, mean_interval
 from ovbench.tasks.base import Prediction, Sample
 
 SCORER = "yesno-1"  # name and version; a change of any number raises the version
@@ -46,8 +46,6 @@ ACCURACY_MEAN = _spec("accuracy_mean", "mean of the splits' accuracies", True)
 # Columns of the count matrix: one row per image. An unread answer to a yes question is a miss; to a no question it is
 # wrong without being a false alarm, so it is in no column but `positives`' complement.
 _TP, _PREDICTED, _POSITIVES = 0, 1, 2
-Pairs = list[tuple[Sample, Prediction]]
-Floats = NDArray[np.float64]
 
 
 def score_yesno(

@@ -174,21 +174,6 @@ class Llava(nn.Module):
             logits_to_keep=0 if keep is None else keep.to(embeddings.device),
         ).logits
 
-    def loss(self, batch: Spliced, visual: torch.Tensor | None) -> torch.Tensor:
-        """Returns the mean negative log-likelihood of the learnt tokens; logits are made at their positions only.
-
-        Raises:
-            DataError: Nothing in the batch is learnt.
-        """
-        wanted = batch.targets[:, 1:]
-        columns = (wanted != IGNORED).any(0).nonzero().flatten()
-        if not len(columns):
-            raise DataError("no token of this batch is learnt", where="training data", fix="check the label masks")
-        logits = self(batch, visual, keep=columns)
-        return nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(), wanted[:, columns].flatten().to(logits.device), ignore_index=IGNORED
-        )
-
 
 def build_llava(
     config: LlavaConfig,

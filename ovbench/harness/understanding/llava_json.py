@@ -131,10 +131,6 @@ class LlavaJsonData:
         """Returns the number of conversations of a stage."""
         return len(self.numbers(stage))
 
-    def num_dropped(self, stage: int) -> int:
-        """Returns how many rows are left out."""
-        return len(self._dropped[stage])
-
     def conversation(self, stage: int, index: int, visit: int) -> Conversation:
         """Returns conversation `index`, the same at each visit.
 

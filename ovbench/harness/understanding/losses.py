@@ -94,8 +94,8 @@ def num_learnt(batch: Spliced) -> int:
 class TokenLoss(nn.Module):
     """The summed negative log-likelihood of the learnt tokens of a pass; what DistributedDataParallel sees.
 
-    Contract: every parameter gets a gradient from every pass, be it zero: of a pass without images the projector too,
-    since all processes must hand in the same gradients.
+    Contract: every parameter gets a gradient from every pass, be it zero: of a pass without images the projector too
+    (see `Llava.embed`), since all processes must hand in the same gradients.
     """
 
     def __init__(self, model: Llava, *, autocast: bool) -> None:
@@ -118,7 +118,4 @@ class TokenLoss(nn.Module):
                 ignore_index=IGNORED,
                 reduction="sum",
             )
-        if visual is None:
-            for parameter in self.model.projector.parameters():
-                total = total + 0.0 * parameter.sum()
         return total

@@ -146,15 +146,6 @@ def read_section(section: Mapping[str, Any], *, where: str = _WHERE) -> Understa
     )
 
 
-def parse_llava_section(section: Mapping[str, Any]) -> LlavaConfig:
-    """Returns the training recipe of a protocol's `understanding` section.
-
-    Raises:
-        ConfigError: As for `read_section`.
-    """
-    return read_section(section).llava
-
-
 def _tap(values: Mapping[str, Any], where: str) -> Tap:
     known = ("layer", "norm", "eps", "prefix")
     for key in values:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ovbench.harness.metrics.answer_ratios import Answers, NotCompared, partners, ratios_of
+from ovbench.harness.metrics.answer_ratios import Answers, NotCompared, ratios_of
 from ovbench.harness.metrics.choice import score_choice
 from ovbench.harness.metrics.yesno import score_yesno
 
@@ -83,7 +83,8 @@ def test_an_mme_sum_without_a_category_is_not_compared(quiz: Callable[..., Any])
 
 def test_a_question_without_a_partner_is_in_no_pair(quiz: Callable[..., Any]) -> None:
     rows = [("a", "scene", "yes", "yes"), ("b", "scene", "yes", "yes"), ("a", "scene", "no", "no")]
-    assert partners(_answers(*quiz(rows))) == [(0, 2)]
+    found = ratios_of("accuracy_plus", None, _answers(*quiz(rows)))
+    assert (found.value, found.num_images) == (1.0, 1)
 
 
 def test_a_circular_question_needs_every_rotation(quiz: Callable[..., Any]) -> None:

@@ -14,7 +14,7 @@ from ovbench.harness.metrics.base import values_of
 from ovbench.harness.metrics.judging import judge
 from ovbench.harness.metrics.mme import COGNITION, PERCEPTION
 from ovbench.harness.metrics.protocol_base import Answered
-from ovbench.harness.metrics.protocols import PROTOCOLS, scoring_protocol
+from ovbench.harness.metrics.protocols import PROTOCOLS
 from ovbench.harness.metrics.score import SCORERS, sample_rows, score_task, scorer_name
 from ovbench.tasks import scorers as stated
 from ovbench.tasks.base import Sample, TaskSpec
@@ -120,7 +120,7 @@ def test_every_stated_scorer_is_there_with_a_version_and_protocols() -> None:
     ("scorer", "protocol"), [(scorer, name) for scorer, table in PROTOCOLS.items() for name in table]
 )
 def test_a_protocol_gives_its_headline_and_compares_it_with_a_metric_of_ours(scorer: str, protocol: str) -> None:
-    entry = scoring_protocol(scorer, protocol)
+    entry = PROTOCOLS[scorer][protocol]
     spec, samples = _spec(scorer), _samples(scorer)
     texts = _texts(samples, "none")
     ranks = (-1.0, -2.0, -3.0, -4.0) if entry.needs == "likelihoods" else None
@@ -135,13 +135,6 @@ def test_a_protocol_gives_its_headline_and_compares_it_with_a_metric_of_ours(sco
         assert theirs in numbers
         assert ours in scores
         assert scores[ours].spec.unit == entry.units.get(theirs, "fraction")
-
-
-def test_an_unknown_protocol_is_named_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="unknown scoring protocol of pope 'lmms'") as caught:
-        scoring_protocol("pope", "lmms")
-    assert "did you mean 'lmms-eval'?" in caught.value.fix
-    assert "vlmevalkit" in caught.value.fix
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,13 @@ from ovbench._base.errors import DataError
 from ovbench.harness.metrics.protocol_base import Answered, likeliest
 from ovbench.harness.metrics.seedbench import (
     PROTOCOLS,
-    SeedQuestion,
     exact_letter,
-    llava_table,
     score_seedbench,
 )
 from ovbench.tasks.answers import LETTERS, parse_answer
 from ovbench.tasks.base import Prediction, Sample
 from ovbench.tasks.reading_letters import after_answer_is, first_letter
+from tests.oracles.seed_table import SeedQuestion, llava_table
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "seed_scoring.json").read_text(encoding="utf-8"))
 CASES: list[dict[str, Any]] = GOLDEN["cases"]
@@ -114,13 +113,13 @@ def _lines(questions: list[SeedQuestion], answers: list[tuple[str, str]]) -> dic
     }
 
 
-def test_llavas_script_prints_what_we_print() -> None:
+def test_the_oracle_prints_what_llavas_script_prints() -> None:
     answers = [(case["question_id"], case["response"]) for case in CASES]
     assert _lines(_questions(CASES), answers) == GOLDEN["aggregate"]["llava_printed"]
 
 
 @pytest.mark.parametrize("case", ["missing_predictions", "duplicate_question_id"])
-def test_llavas_script_goes_by_the_question_id(case: str) -> None:
+def test_the_oracle_goes_by_the_question_id_as_llavas_script_does(case: str) -> None:
     entry = GOLDEN[case]
     answers = [(str(row["question_id"]), row["text"]) for row in entry["predictions"]]
     assert _lines(_questions(entry["questions"]), answers) == entry["llava_printed"]
@@ -174,7 +173,7 @@ def test_a_batch_as_a_tuned_model_answers_it_scores_as_lmms_eval_scores_it(batch
     assert PROTOCOLS["lmms-eval"].score(batch) == pytest.approx(BATCH["lmms_eval"])
 
 
-def test_a_batch_as_a_tuned_model_answers_it_prints_as_llavas_script_prints_it(batch: list[Answered]) -> None:
+def test_a_batch_as_a_tuned_model_answers_it_scores_as_llavas_script_scores_it(batch: list[Answered]) -> None:
     questions = [
         SeedQuestion(
             question_id=str(place), question_type=kind, data_type="image" if kind < 10 else "video", answer=gold
@@ -183,6 +182,9 @@ def test_a_batch_as_a_tuned_model_answers_it_prints_as_llavas_script_prints_it(b
     ]
     answers = [(str(place), text) for place, text in enumerate(BATCH["response"])]
     assert _lines(questions, answers) == BATCH["llava_printed"]
+    images = [item for item in batch if item.sample.extra["data_type"] == "image"]
+    ours = PROTOCOLS["llava"].score(images)["image accuracy"]
+    assert [f"image accuracy: {100 * ours:.2f}%"] == BATCH["llava_printed"]["image"]
 
 
 @pytest.mark.parametrize("case", GOLDEN["likelihood_ranking"]["cases"], ids=lambda case: str(case["losses"]))

@@ -20,12 +20,11 @@ from ovbench.harness.feature_shards import image_digest
 from ovbench.harness.features import Features
 from ovbench.harness.understanding.conversation import IMAGE_MARK
 from ovbench.harness.understanding.llava import Llava
-from ovbench.harness.understanding.lmms.greedy_answers import Asked, greedy_answers, prompt_of
+from ovbench.harness.understanding.lmms.greedy_answers import Asked, greedy_answers
+from ovbench.harness.understanding.wording import prompt_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-_STEP = 32  # tokens; how far apart questions near the end of the context may be and still share a batch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -112,7 +111,9 @@ class LlavaAnswerer:
         """Returns a question whose longest answer is no longer than the context has room for."""
         config = self.model.language_model.config
         longest = min(self.model.max_length, getattr(config, "max_position_embeddings", self.model.max_length))
-        length = len(prompt_of(self.model, item).ids) + (num_visual if item.image_id is not None else 0)
+        has_image = item.image_id is not None
+        _, prompt = prompt_of(self.model, item.question, has_image=has_image)
+        length = len(prompt.ids) + (num_visual if has_image else 0)
         room = longest - length
         if room < 1:
             raise DataError(
@@ -120,9 +121,7 @@ class LlavaAnswerer:
                 where=f"the question that begins with '{item.question[:60]}'",
                 fix="leave its task out, or train with a language model of a longer context",
             )
-        if room >= item.max_new_tokens:
-            return item
-        return replace(item, max_new_tokens=room - room % _STEP if room > _STEP else room)
+        return item if room >= item.max_new_tokens else replace(item, max_new_tokens=room)
 
 
 def _distinct(questions: Sequence[Question]) -> tuple[dict[str, np.ndarray], list[Asked]]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ovbench.harness.understanding.answer_requests import Request
-from ovbench.harness.understanding.conversation import Tokenized, question_prompt, tokenize
 from ovbench.harness.understanding.data import TokenSource
 from ovbench.harness.understanding.engine import AnswerEngine
 from ovbench.harness.understanding.llava import Llava
@@ -19,13 +18,6 @@ class Asked:
     image_id: str | None
     question: str
     max_new_tokens: int
-
-
-def prompt_of(model: Llava, item: Asked) -> Tokenized:
-    """Returns a question in the model's template, as ids."""
-    has_image = item.image_id is not None
-    text = question_prompt(model.form, item.question, has_image=has_image)
-    return tokenize(model.tokenizer, text, has_image=has_image)
 
 
 def greedy_answers(model: Llava, asked: Sequence[Asked], tokens: TokenSource, *, batch_size: int) -> list[str]:

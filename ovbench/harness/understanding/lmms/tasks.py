@@ -17,7 +17,6 @@ from lmms_eval.utils import load_yaml_config
 from ovbench.harness.understanding.lmms.layouts import Doc, Layout
 from ovbench.tasks.base import TaskData
 
-SPLIT = "test"
 PROMPT, IMAGE = "ovbench_prompt", "image"
 
 

@@ -12,8 +12,11 @@ import pytest
 import torch
 
 from ovbench._base.errors import ConfigError, DataError, OvbenchError
+from ovbench.harness.understanding.lmms import answering
 from ovbench.harness.understanding.lmms.answering import LlavaAnswerer, Question
+from ovbench.harness.understanding.lmms.greedy_answers import Asked
 from ovbench.harness.understanding.lmms.holder import open_checkpoint, open_run
+from ovbench.harness.understanding.wording import prompt_of
 from ovbench.tasks.base import TaskData
 from ovbench.tasks.load import load_task
 from ovbench.tasks.sources import load_data
@@ -79,6 +82,23 @@ def test_answer_ends_where_the_context_does(trained: Any) -> None:
     answerer.model.max_length = 60
     with pytest.raises(DataError, match="leaves no room for an answer in a context of 60"):
         answerer([Question(image=picture(1), text="a bag " * 60, max_new_tokens=4)])
+
+
+def test_answer_may_use_all_the_room_that_the_context_leaves(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    answerer = open_run(trained.folder)
+    asked: list[Asked] = []
+
+    def take(model: Any, items: list[Asked], tokens: Any, *, batch_size: int) -> list[str]:
+        asked.extend(items)
+        return ["" for _ in items]
+
+    monkeypatch.setattr(answering, "greedy_answers", take)
+    for words in range(1, 9):  # each question is one word longer
+        answerer([Question(image=None, text=" bag" * words, max_new_tokens=4096)])
+    model = answerer.model
+    longest = min(model.max_length, model.language_model.config.max_position_embeddings)
+    lengths = [len(prompt_of(model, " bag" * words, has_image=False)[1].ids) for words in range(1, 9)]
+    assert [item.max_new_tokens for item in asked] == [longest - length for length in lengths]
 
 
 def test_model_in_training_mode_is_refused(trained: Any) -> None:
