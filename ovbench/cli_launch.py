@@ -129,6 +129,8 @@ def _settings(text: str) -> dict[str, Any]:
         if name not in _SETTINGS:
             raise unknown("setting", name, _SETTINGS, where="--slurm")
         if name in _COUNTS and not value.isdecimal():
-            raise ConfigError(f"'{name}' must be a whole number, got '{value}'", where="--slurm")
+            raise ConfigError(
+                f"'{name}' must be a whole number, got '{value}'", where="--slurm", fix=f"for instance {name}=8"
+            )
         found[name] = int(value) if name in _COUNTS else value
     return found

@@ -111,7 +111,11 @@ def load_protocol(name: str) -> Protocol:
     known = _KEYS | ({_SUITES} & set(content) if own else set())
     if set(content) - sections != known or not sections:
         wrong = ", ".join(sorted(map(str, (set(content) - sections) ^ known))) or "no section"
-        raise ConfigError(f"the protocol '{name}' has missing or unknown keys: {wrong}", where=str(path))
+        raise ConfigError(
+            f"the protocol '{name}' has missing or unknown keys: {wrong}",
+            where=str(path),
+            fix=f"it has {', '.join(sorted(_KEYS))}, and one or more of: {', '.join(sorted(set(SECTIONS.values())))}",
+        )
     if _SUITES in content:
         _check_suites(content[_SUITES], path)
     fields = Fields(content, content, path.name)

@@ -92,9 +92,9 @@ def write_protocol(path: Path, *, changes: Mapping[str, Any] | None = None, **he
     return path
 
 
-def write_given(folder: Path, *, encoder: str = "clip/mini", dim: int = 128, **options: Any) -> Path:
+def write_given(folder: Path, *, encoder: str = "clip/mini", dim: int = 128, seed: int = 0, **options: Any) -> Path:
     """Writes an untrained LLaVA as `--llava` reads it."""
-    model = build_llava(LlavaConfig(language_model=LLM), dim, seed=0)
+    model = build_llava(LlavaConfig(language_model=LLM), dim, seed=seed)
     save_checkpoint(folder, model, encoder=encoder, aspect="pad", **options)
     return folder
 

@@ -228,6 +228,7 @@ def test_killed_in_stage_2_and_started_again_the_answers_are_the_same(
     assert_same_answers(tmp_path, record, trained)
 
 
+@pytest.mark.slow
 def test_killed_while_answering_and_started_again_the_answers_are_the_same(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
