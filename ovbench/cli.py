@@ -16,6 +16,7 @@ from ovbench.cli_export import export
 from ovbench.cli_fid import fid
 from ovbench.cli_gen import gen_fid
 from ovbench.cli_plan import plan
+from ovbench.cli_report import report
 from ovbench.cli_rescore import rescore
 from ovbench.cli_run import run
 
@@ -27,6 +28,7 @@ app.command()(plan)
 app.add_typer(data_app, name="data")
 app.command()(rescore)
 app.command()(compare)
+app.command()(report)
 
 
 def _version(wanted: bool) -> None:
