@@ -77,9 +77,8 @@ def scatter(points: Sequence[Point], x: Axis, y: Axis, *, title: str) -> str:
         parts.append(f'<circle class="{style}" cx="{across:.2f}" cy="{down:.2f}" r="{point.radius:.2f}"/>')
         anchor, shift = ("end", -1) if across > WIDTH * 0.7 else ("start", 1)
         place = across + shift * (point.radius + 5)
-        parts.append(
-            f'<text class="name" x="{place:.2f}" y="{down - 6:.2f}" text-anchor="{anchor}">{escape(point.label)}</text></g>'
-        )
+        where = f'x="{place:.2f}" y="{down - 6:.2f}" text-anchor="{anchor}"'
+        parts.append(f'<text class="name" {where}>{escape(point.label)}</text></g>')
     return _svg(parts, title)
 
 
@@ -158,10 +157,8 @@ class _Frame:
         middle = (_LEFT + right) / 2
         parts.append(f'<text x="{middle:.2f}" y="{HEIGHT - 10}" text-anchor="middle">{escape(_named(self._x))}</text>')
         across, down = 16, (_TOP + bottom) / 2
-        turn = f"rotate(-90 {across} {down:.2f})"
-        parts.append(
-            f'<text x="{across}" y="{down:.2f}" text-anchor="middle" transform="{turn}">{escape(_named(self._y))}</text>'
-        )
+        where = f'x="{across}" y="{down:.2f}" text-anchor="middle" transform="rotate(-90 {across} {down:.2f})"'
+        parts.append(f"<text {where}>{escape(_named(self._y))}</text>")
         return parts
 
 

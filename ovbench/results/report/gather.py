@@ -105,8 +105,8 @@ def _read(folder: Path, faults: list[str]) -> Run | None:
         return None
     if _was_edited(text, record):
         faults.append(
-            f"{folder.name}: the digest in its run id is not that of its content: the record was edited by hand, or its "
-            "run id was. Its numbers are shown as they stand"
+            f"{folder.name}: the digest in its run id is not that of its content: it was edited by hand. "
+            "Its numbers are shown as they stand"
         )
     return Run(record=record, folder=folder)
 
@@ -125,8 +125,8 @@ def _add(run: Run, by_id: dict[str, Run], faults: list[str]) -> None:
     other = by_id.setdefault(run_id, run)
     if other is not run and other.record.fingerprint != run.record.fingerprint:
         faults.append(
-            f"{run_id}: two records of different content claim this run id ({other.folder.name} and {run.folder.name}); "
-            "the first is shown"
+            f"{run_id}: two records of different content claim this run id, in {other.folder.parent.name} and "
+            f"{run.folder.parent.name}; the first is shown"
         )
 
 

@@ -16,7 +16,11 @@ from ovbench.results.table import PICTURE_KINDS, ComparisonTable, Row
 Outcome = Literal["split", "all wrong", "all right"]
 OUTCOMES: tuple[Outcome, ...] = ("split", "all wrong", "all right")
 MAX_ENCODERS = 12
-_SHARE = {"split": 0.8, "all wrong": 0.1, "all right": 0.1}  # of the questions shown, where there are enough
+_SHARE: Mapping[Outcome, float] = {
+    "split": 0.8,
+    "all wrong": 0.1,
+    "all right": 0.1,
+}  # of the questions shown, where there are enough
 _OF_ITEM = ("item_id", "image_id", "group", "question", "answer", "options", "answers")
 _OF_ANSWER = ("item_id", "control", "raw", "parsed", "chosen", "correct")
 
@@ -109,7 +113,7 @@ def _set(
     def kind_of(item: str) -> tuple[str, tuple[bool, ...]]:
         return kept[0][2][item][1], tuple(entry[2][item][0] for entry in judging)
 
-    chosen = [
+    chosen: list[tuple[Outcome, str]] = [
         (outcome, item)
         for outcome, quota in _quotas({key: len(value) for key, value in by_outcome.items()}, count).items()
         for item in in_turn(by_outcome[outcome], kind_of, quota)
@@ -155,7 +159,9 @@ def _outcomes(path: Path, task: str) -> dict[str, tuple[bool, str]]:
 
 def _quotas(counts: Mapping[Outcome, int], count: int) -> dict[Outcome, int]:
     """Returns how many questions of each outcome are shown: those that split first, and some of the others."""
-    quotas = {outcome: min(counts[outcome], math.floor(_SHARE[outcome] * count)) for outcome in OUTCOMES}
+    quotas: dict[Outcome, int] = {
+        outcome: min(counts[outcome], math.floor(_SHARE[outcome] * count)) for outcome in OUTCOMES
+    }
     for outcome in OUTCOMES:
         quotas[outcome] += min(counts[outcome] - quotas[outcome], count - sum(quotas.values()))
     return quotas

@@ -105,10 +105,10 @@ def _csv_values(tables: Sequence[ComparisonTable]) -> Mapping[_Key, str]:
     return {tuple(line[name] for name in names): line["value"] for line in reader}
 
 
-def _key(table: ComparisonTable, row: Row, column: Column) -> _Key:
+def _key(title: str, row: Row, column: Column) -> _Key:
     unit = layout.shown_unit(column.unit)
     about = (column.task, column.metric, column.group or "", column.control, str(column.n), column.scorer, unit)
-    return (table.title, row.label, *about)
+    return (title, row.label, *about)
 
 
 def badges_of(table: ComparisonTable) -> tuple[str, ...]:
@@ -131,12 +131,14 @@ def badges_of(table: ComparisonTable) -> tuple[str, ...]:
 
 def _view(table: ComparisonTable, name: str, values: Mapping[_Key, str]) -> TableView:
     notes: dict[str, int] = {}
+    title_of_table = table.title  # it is put together anew each time
 
     def grid(key: str, title: str, columns: Sequence[Column], *, main: bool = False, is_map: bool = False) -> Grid:
         shown = [row for row in table.rows if row.kind != "chance" or any(c in row.cells for c in columns)]
         ranges = [_map_range(shown, columns)] * len(columns) if is_map else [_range(shown, c) for c in columns]
+        with_ranges = list(zip(columns, ranges, strict=True))
         lines = [
-            _row(row, [_cell(table, row, c, values, notes, r, main, is_map) for c, r in zip(columns, ranges)])
+            _row(row, [_cell(title_of_table, row, c, values, notes, r, main, is_map) for c, r in with_ranges])
             for row in shown
         ]
         heads = tuple(_head(column, main=main) for column in columns)
@@ -163,7 +165,7 @@ def _view(table: ComparisonTable, name: str, values: Mapping[_Key, str]) -> Tabl
     )
     return TableView(
         name=name,
-        title=table.title,
+        title=title_of_table,
         badges=badges_of(table),
         tasks=asked,
         main=main,
@@ -226,7 +228,7 @@ def _map_range(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[float, f
 
 
 def _cell(
-    table: ComparisonTable,
+    title: str,
     row: Row,
     column: Column,
     values: Mapping[_Key, str],
@@ -256,7 +258,7 @@ def _cell(
         sign=layout.sign(cell.mark),
         mark=cell.mark,
         interval=interval if own else "",
-        value=values[_key(table, row, column)],
+        value=values[_key(title, row, column)],
         about=about,
         bar=bar_of(cell.value, cell.low, cell.high, ends) if own and cell.low is not None else None,
         shade=shade_of(cell.value, ends) if is_map else None,

@@ -61,10 +61,12 @@
   const pictures = island ? JSON.parse(island.textContent) : {};
   const questions = [...document.querySelectorAll("details.question")];
   questions.forEach((question) => {
-    question.addEventListener("toggle", () => {
+    const show = () => {
       const image = question.querySelector("img[data-picture]");
       if (question.open && image && !image.src) image.src = pictures[image.dataset.picture];
-    });
+    };
+    question.addEventListener("toggle", show);
+    show(); // a browser may restore open parts
   });
   const tools = document.getElementById("question-tools");
   if (tools) {
