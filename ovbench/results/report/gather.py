@@ -54,11 +54,8 @@ def gather(
         RecordError: There is nothing to report, or a run that was named is not there.
     """
     faults: list[str] = []
-    by_id: dict[str, Run] = {}
-    for root in roots:
-        for folder in _folders(root, faults):
-            if (run := _read(folder, faults)) is not None:
-                _add(run, by_id, faults)
+    folders = [folder for root in roots for folder in _folders(root, faults)]
+    by_id = _once_each([run for folder in folders if (run := _read(folder, faults)) is not None], faults)
     where = ", ".join(str(root) for root in roots)
     for run_id in run_ids:
         if run_id not in by_id:
@@ -89,25 +86,24 @@ def _folders(root: Path, faults: list[str]) -> list[Path]:
         if (folder / RECORD).is_file():
             found.append(folder)
         else:
-            faults.append(f"{folder.name}: it has no {RECORD}, so its run did not end")
+            faults.append(f"{folder.name}: left out: it has no {RECORD}, so its run did not end")
     return found
 
 
 def _read(folder: Path, faults: list[str]) -> Run | None:
     try:
         text = (folder / RECORD).read_text(encoding="utf-8")
-        record = RunRecord.from_json(text, where=folder.name)
+        record = RunRecord.from_json(text, where=f"{folder.name}/{RECORD}")
     except (OSError, UnicodeDecodeError) as error:
-        faults.append(f"{folder.name}: {RECORD} cannot be read: {type(error).__name__}")
+        faults.append(f"{folder.name}: left out: {RECORD} cannot be read: {type(error).__name__}")
         return None
     except RecordError as error:
-        faults.append(f"{folder.name}: {error.what}")
+        faults.append(f"{folder.name}: left out: {error.what}")
         return None
     if _was_edited(text, record):
-        faults.append(
-            f"{folder.name}: the digest in its run id is not that of its content: it was edited by hand. "
-            "Its numbers are shown as they stand"
-        )
+        digest = record.fingerprint[:8]
+        faults.append(f"{folder.name}: left out: its content was changed after the run, its digest is {digest}")
+        return None
     return Run(record=record, folder=folder)
 
 
@@ -120,14 +116,20 @@ def _was_edited(text: str, record: RunRecord) -> bool:
     return made == SCHEMA_VERSION and record.run_id.rpartition("-")[2] != record.fingerprint[:8]
 
 
-def _add(run: Run, by_id: dict[str, Run], faults: list[str]) -> None:
-    run_id = run.record.run_id
-    other = by_id.setdefault(run_id, run)
-    if other is not run and other.record.fingerprint != run.record.fingerprint:
-        faults.append(
-            f"{run_id}: two records of different content claim this run id, in {other.folder.parent.name} and "
-            f"{run.folder.parent.name}; the first is shown"
-        )
+def _once_each(read: Sequence[Run], faults: list[str]) -> dict[str, Run]:
+    """Returns run id → run; copies count once, and where two differ nobody knows which is right."""
+    claims: dict[str, list[Run]] = {}
+    for run in read:
+        claims.setdefault(run.record.run_id, []).append(run)
+    for run_id, claimed in claims.items():
+        if any(run.record != claimed[0].record for run in claimed):
+            names = ", ".join(f"{run.folder.parent.name}/{run.folder.name}" for run in claimed)
+            faults.append(f"{run_id}: left out: {len(claimed)} different records claim this run id ({names})")
+    return {
+        run_id: claimed[0]
+        for run_id, claimed in claims.items()
+        if all(run.record == claimed[0].record for run in claimed)
+    }
 
 
 def _nothing(

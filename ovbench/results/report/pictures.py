@@ -114,7 +114,7 @@ def _encoded(data: bytes, image: object, longest: int, quality: int) -> tuple[by
     if data.startswith(b"\x89PNG") and small.size == image.size and len(data) <= _PNG_BYTES:
         return data, "png", *small.size, False
     stream = io.BytesIO()
-    small.save(stream, format="JPEG", quality=quality, subsampling=0, optimize=True)
+    small.save(stream, format="JPEG", quality=quality, subsampling=0)
     return stream.getvalue(), "jpeg", *small.size, True
 
 

@@ -56,6 +56,10 @@ class Browser:
     def open(self, path: Path) -> None:
         self._call("POST", f"{self._session}/url", {"url": path.resolve().as_uri()})
 
+    def reload(self) -> None:
+        """Loads the page again and waits for it."""
+        self._call("POST", f"{self._session}/refresh", {})
+
     def run(self, script: str) -> Any:
         """Runs a script in the page and returns what it returns."""
         return self._call("POST", f"{self._session}/execute/sync", {"script": script, "args": []})
