@@ -72,7 +72,7 @@ def build_report(
             "tradeoff_note": tradeoff_note,
             "curves": by_training(tables, colours),
             "losses": loss_charts,
-            "sheets": sheets(gathered),
+            "sheets": sheets(gathered.runs),
             "sets": sets,
             "outcomes": OUTCOMES,
             "num_questions": sum(len(entry.questions) for entry in sets),
@@ -83,23 +83,29 @@ def build_report(
     )
 
 
-def write_report(page: str, target: Path) -> Path:
-    """Writes the page whole or not at all and returns its path; a folder gets the file `report.html`.
+def write_report(page: str, target: Path, *, name: str = DEFAULT_NAME, where: str = "--out") -> Path:
+    """Writes the page whole or not at all and returns its path.
+
+    Args:
+        page: The HTML.
+        target: A file that ends in .html, or a folder.
+        name: Of the file in a folder.
+        where: The flag that held the target, for messages.
 
     Raises:
         ConfigError: It cannot be written there.
     """
-    path = target if target.suffix.lower() in (".html", ".htm") and not target.is_dir() else target / DEFAULT_NAME
+    path = target if target.suffix.lower() in (".html", ".htm") and not target.is_dir() else target / name
     if target.is_file() and path != target:
         raise ConfigError(
             f"'{target.name}' is a file and does not end in .html",
-            where=f"--out {target}",
+            where=f"{where} {target}",
             fix="name a file that ends in .html, or a folder",
         )
     try:
         atomic_write_text(path, page)
     except ConfigError as error:
-        raise ConfigError(error.what, where=f"--out {target}", fix="choose a folder that you may write to") from error
+        raise ConfigError(error.what, where=f"{where} {target}", fix="choose a folder that you may write to") from error
     return path
 
 

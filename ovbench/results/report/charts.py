@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 640, 380
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 24, 16, 52
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 24, 34, 52
 NUM_COLOURS = 8
 
 
@@ -155,10 +155,10 @@ class _Frame:
             parts.append(f'<text x="{_LEFT - 8}" y="{place + 4:.2f}" text-anchor="end">{short(tick)}</text>')
         parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{right}"/>')
         middle = (_LEFT + right) / 2
-        parts.append(f'<text x="{middle:.2f}" y="{HEIGHT - 10}" text-anchor="middle">{escape(_named(self._x))}</text>')
-        across, down = 16, (_TOP + bottom) / 2
-        where = f'x="{across}" y="{down:.2f}" text-anchor="middle" transform="rotate(-90 {across} {down:.2f})"'
-        parts.append(f"<text {where}>{escape(_named(self._y))}</text>")
+        parts.append(
+            f'<text x="{middle:.2f}" y="{HEIGHT - 10}" text-anchor="middle">{escape(_named(self._x))} →</text>'
+        )
+        parts.append(f'<text x="8" y="{_TOP - 14}">↑ {escape(_named(self._y))}</text>')
         return parts
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ovbench.results.report.gather import Gathered
+from ovbench.results.report.gather import Run
 
 # (longest side in px, JPEG quality), tried in turn until all pictures of one kind fit into their share of the page.
 _SIZES = ((1056, 92), (1056, 85), (800, 82), (528, 80), (384, 75), (256, 70), (160, 65))
@@ -118,15 +118,15 @@ def _encoded(data: bytes, image: object, longest: int, quality: int) -> tuple[by
     return stream.getvalue(), "jpeg", *small.size, True
 
 
-def sheets(gathered: Gathered) -> list[Sheet]:
-    """Returns the grids of samples and reconstructions of all runs of pictures, newest run of each kind first by name.
+def sheets(runs: Sequence[Run]) -> list[Sheet]:
+    """Returns the grids of samples and reconstructions of all finished runs of pictures, by title and encoder.
 
     A run whose sheet is missing or damaged stands there with the reason.
     """
     files: dict[str, bytes] = {}
     missing: dict[str, str] = {}
-    runs = [run for run in gathered.runs if run.record.suite in _SUITES and run.record.complete]
-    for run in runs:
+    drawn = [run for run in runs if run.record.suite in _SUITES and run.record.complete]
+    for run in drawn:
         paths = sorted(run.folder.glob("*.png"))
         for path in paths:
             try:
@@ -136,7 +136,7 @@ def sheets(gathered: Gathered) -> list[Sheet]:
         if not paths:
             missing[f"{run.folder.name}/"] = "the run's folder holds no sheet"
     made = album(files, SHEET_BYTES, "s")
-    by_folder = {run.folder.name: run.record for run in runs}
+    by_folder = {run.folder.name: run.record for run in drawn}
     found: list[Sheet] = []
     for name in sorted({*files, *missing}):
         folder, _, file = name.partition("/")

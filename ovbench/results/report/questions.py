@@ -49,7 +49,7 @@ class Question:
     options: tuple[str, ...]
     answer: str
     answers: tuple[str, ...]  # all reference answers of an open question
-    outcome: Outcome
+    outcome: str  # an `Outcome`, or who is right where two are compared
     said: tuple[Said, ...]
     picture: str = ""  # its id on the page; empty: there is none
     no_picture: str = ""  # why
@@ -63,7 +63,7 @@ class QuestionSet:
     table: str
     task: TaskRecord
     limit: int | None
-    counts: Mapping[Outcome, int]  # of all questions that every encoder was asked
+    counts: Mapping[Any, int]  # outcome → how many of all questions that every encoder was asked
     judged: str  # whose answers decide whether a question splits
     questions: tuple[Question, ...]
     faults: tuple[str, ...] = field(default=())
@@ -118,7 +118,7 @@ def _set(
         for outcome, quota in _quotas({key: len(value) for key, value in by_outcome.items()}, count).items()
         for item in in_turn(by_outcome[outcome], kind_of, quota)
     ]
-    questions = _questions(task.name, chosen, kept, faults)
+    questions = read_questions(task.name, chosen, [(row.label, run) for row, run, _ in kept], faults)
     return QuestionSet(
         name=name,
         table=table.title,
@@ -178,22 +178,27 @@ def in_turn(items: Sequence[str], kind_of: Callable[[str], Any], count: int) -> 
     return [items[place] for _, place in sorted(turns)[:count]]
 
 
-def _questions(
-    task: str,
-    chosen: Sequence[tuple[Outcome, str]],
-    kept: Sequence[tuple[Row, Run, Any]],
-    faults: list[str],
+def read_questions(
+    task: str, chosen: Sequence[tuple[str, str]], runs: Sequence[tuple[str, Run]], faults: list[str]
 ) -> list[Question]:
+    """Returns questions with what each run answered.
+
+    Args:
+        task: Their task.
+        chosen: Outcome and item id of each.
+        runs: Label and run of each encoder, in the order in which they are shown.
+        faults: Answers that cannot be read are added to it.
+    """
     if not chosen:
         return []
     wanted = [item for _, item in chosen]
     said: dict[str, list[Said]] = {item: [] for item in wanted}
     about: dict[str, dict[str, Any]] = {}
-    for row, run, _ in kept:
+    for label, run in runs:
         try:
             lines = _lines(run.folder / SAMPLES, task, wanted)
         except (OSError, ValueError, KeyError) as error:
-            faults.append(f"{row.label}: the answers of {run.record.run_id} cannot be read: {_why(error, run)}")
+            faults.append(f"{label}: the answers of {run.record.run_id} cannot be read: {_why(error, run)}")
             continue
         by_item: dict[str, dict[str, dict[str, Any]]] = {}
         for line in lines:
@@ -201,7 +206,7 @@ def _questions(
         for item, answers in by_item.items():
             if MAIN in answers:
                 about.setdefault(item, answers[MAIN])
-                said[item].append(_said(row.label, answers))
+                said[item].append(_said(label, answers))
     return [_question(task, outcome, about[item], said[item]) for outcome, item in chosen if item in about]
 
 
@@ -231,7 +236,7 @@ def _said(label: str, answers: Mapping[str, Mapping[str, Any]]) -> Said:
     )
 
 
-def _question(task: str, outcome: Outcome, line: Mapping[str, Any], said: Sequence[Said]) -> Question:
+def _question(task: str, outcome: str, line: Mapping[str, Any], said: Sequence[Said]) -> Question:
     return Question(
         task=task,
         item_id=line["item_id"],

@@ -80,7 +80,8 @@ def answers(name: str, task: str = "mini-seed") -> list[dict[str, Any]]:
 
 def of_pictures(spec: str, distance: float, **changes: Any) -> RunRecord:
     about: dict[str, Any] = {
-        "task": "mini-images", "name": "FD-wardrobe", "unit": "squared feature units", "higher_is_better": False, "n": 64,
+        "task": "mini-images", "name": "FD-wardrobe", "unit": "squared feature units", "higher_is_better": False,
+        "n": 64,
     }  # fmt: skip
     moments = zip(GENERATION.groups, (40.0, 20.0, 5.0), strict=True)
     metrics = [metric(distance, half=4.0, **about)]

@@ -93,8 +93,9 @@ def test_question_opens_with_its_picture_and_every_answer(browser: Browser) -> N
     assert browser.run("return document.querySelectorAll('.question[open]').length") == 0
     browser.click(".question summary")
     found: dict[str, Any] = browser.run(
-        "const q = document.querySelector('.question'); const i = q.querySelector('img'); return i.decode().then(() => ("
-        "{open: q.open, width: i.naturalWidth, rows: [...q.querySelectorAll('.said tbody th')].map(e => e.innerText)}))"
+        "const q = document.querySelector('.question'); const i = q.querySelector('img');"
+        "return i.decode().then(() => ({open: q.open, width: i.naturalWidth,"
+        " rows: [...q.querySelectorAll('.said tbody th')].map(e => e.innerText)}))"
     )
     assert found["open"]
     assert found["width"] == 64
