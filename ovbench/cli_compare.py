@@ -119,7 +119,10 @@ def _view(comparison: Comparison) -> VersusView:
         tasks=[
             VersusTask(
                 title=f"{task.task}: {_counts(task)}",
-                rows=[{name: str(value) for name, value in _row(entry).items()} for entry in task.differences],
+                rows=[
+                    {name: "—" if value is None else str(value) for name, value in _row(entry).items()}
+                    for entry in task.differences
+                ],
                 notes=[f"{_name(entry)}: {line}" for entry in task.differences for line in _more(entry)],
             )
             for task in comparison.tasks

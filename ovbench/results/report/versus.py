@@ -72,7 +72,7 @@ def build_versus(
         {
             "title": "; ".join(f"{first} against {second}" for first, second in names),
             "views": views,
-            "pairs": [pair for view in views for pair in _pairs(view, runs)],
+            "pairs": _pairs(views, runs),
             "sets": sets,
             "outcomes": (A_RIGHT, B_RIGHT),
             "num_questions": sum(len(entry.questions) for entry in sets),
@@ -114,11 +114,11 @@ def _sets(view: VersusView, runs: Mapping[str, Run], place: int, count: int) -> 
     return found
 
 
-def _pairs(view: VersusView, runs: Mapping[str, Run]) -> list[tuple[Sheet, Sheet]]:
+def _pairs(views: Sequence[VersusView], runs: Mapping[str, Run]) -> list[tuple[Sheet, Sheet]]:
     """Returns the sheets of both sides, seed by seed."""
-    found: list[tuple[Sheet, Sheet]] = []
-    for pair in zip(view.first_ids, view.second_ids, strict=True):
-        if all(name in runs for name in pair):
-            first, second = (sheets([runs[name]]) for name in pair)
-            found += list(zip(first, second, strict=False))
-    return found
+    both = [pair for view in views for pair in zip(view.first_ids, view.second_ids, strict=True)]
+    wanted = dict.fromkeys(name for pair in both for name in pair if name in runs)
+    by_run: dict[str, list[Sheet]] = {}
+    for sheet in sheets([runs[name] for name in wanted]):  # together, so that they share one budget of bytes
+        by_run.setdefault(sheet.run_id, []).append(sheet)
+    return [pair for one, two in both for pair in zip(by_run.get(one, []), by_run.get(two, []), strict=False)]
