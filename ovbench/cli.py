@@ -18,6 +18,7 @@ from ovbench.cli_gen import gen_fid
 from ovbench.cli_leaderboard import leaderboard
 from ovbench.cli_merge import merge
 from ovbench.cli_plan import plan
+from ovbench.cli_report import report
 from ovbench.cli_rescore import rescore
 from ovbench.cli_run import run
 
@@ -31,6 +32,7 @@ app.command()(rescore)
 app.command()(compare)
 app.command()(leaderboard)
 app.command()(merge)
+app.command()(report)
 
 
 def _version(wanted: bool) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ovbench.cli_app import Json, Out, Verbose, guarded, print_rows, setup
+from ovbench.cli_app import Json, Out, Verbose, default_out, guarded, print_rows, setup
 
 if TYPE_CHECKING:
     from ovbench.harness.comparison.result import Comparison, MetricDifference, TaskComparison
     from ovbench.harness.metrics.base import Interval
+    from ovbench.results.report.versus import VersusView
 
 _SHOWN_IDS = 5
+_ALL = 1_000_000  # flipped answers: the page chooses among all of them
 
 
 @guarded
@@ -31,6 +34,9 @@ def compare(
     ] = False,
     draws: Annotated[int, typer.Option("--draws", min=100, help="Swaps that the test tries.")] = 10_000,
     draw_seed: Annotated[int, typer.Option("--draw-seed", help="Of bootstrap and swaps.")] = 0,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Also write a page with the pictures: FILE.html, or a folder.")
+    ] = None,
     out: Out = None,
     json_output: Json = False,
     verbose: Verbose = False,
@@ -47,9 +53,14 @@ def compare(
         second,
         out=out,
         wanted=Wanted(suite=suite, protocol=protocol, seeds=tuple(seed or ()), limit=limit),
-        options=Options(seed=draw_seed, num_draws=draws, everything=everything, power=power, num_flips=flips),
+        options=Options(
+            seed=draw_seed, num_draws=draws, everything=everything, power=power, num_flips=_ALL if html else flips
+        ),
         force=force,
     )
+    if html is not None:
+        typer.echo(f"written: {_write_page(found, html, [out or default_out(), *_parents(first, second)])}", err=True)
+        found = [_with_flips(comparison, flips) for comparison in found]
     if json_output:
         typer.echo(to_json([comparison.to_dict() for comparison in found]), nl=False)
         return
@@ -57,6 +68,83 @@ def compare(
         if position:
             typer.echo("")
         _print(comparison)
+
+
+def _parents(*names: str) -> list[Path]:
+    """Returns the folders that hold those of the sides that are paths of run folders."""
+    paths = [Path(name).expanduser() for name in names]
+    return [path.resolve().parent for path in paths if (path / "record.json").is_file()]
+
+
+def _write_page(comparisons: list[Comparison], target: Path, roots: list[Path]) -> Path:
+    from ovbench.harness.report_images import drawer
+    from ovbench.results.report.build import write_report
+    from ovbench.results.report.gather import gather
+    from ovbench.results.report.versus import build_versus
+
+    page = build_versus([_view(entry) for entry in comparisons], gather(roots), draw=drawer())
+    return write_report(page, target, name="comparison.html", where="--html")
+
+
+def _with_flips(comparison: Comparison, count: int) -> Comparison:
+    """Returns a comparison with at most `count` flipped answers of each task, as without a page."""
+    from dataclasses import replace
+
+    kept = [
+        entry
+        for task in comparison.tasks
+        for entry in [flip for flip in comparison.flipped if flip.task == task.task][:count]
+    ]
+    return replace(comparison, flipped=tuple(kept))
+
+
+def _view(comparison: Comparison) -> VersusView:
+    """Returns a comparison in the words of the console."""
+    from ovbench.results.report.versus import A_RIGHT, B_RIGHT, Flip, VersusTask, VersusView
+
+    one, two = comparison.first, comparison.second
+    pairs: dict[str, tuple[str, str]] = {}
+    for (a, b), ids in zip(
+        zip(one.seeds, two.seeds, strict=True), zip(one.run_ids, two.run_ids, strict=True), strict=True
+    ):
+        pairs[str(a) if a == b else f"{a}, {b}"] = ids
+    return VersusView(
+        about=f"{comparison.suite} · protocol {comparison.protocol} · seed {', '.join(pairs)}",
+        first=one.label,
+        second=two.label,
+        first_ids=one.run_ids,
+        second_ids=two.run_ids,
+        warnings=comparison.warnings,
+        settings=_settings(comparison),
+        tasks=[
+            VersusTask(
+                title=f"{task.task}: {_counts(task)}",
+                rows=[
+                    {name: "—" if value is None else str(value) for name, value in _row(entry).items()}
+                    for entry in task.differences
+                ],
+                notes=[f"{_name(entry)}: {line}" for entry in task.differences for line in _more(entry)],
+            )
+            for task in comparison.tasks
+        ],
+        flips=[
+            Flip(
+                task=entry.task,
+                item_id=entry.item_id,
+                group=entry.group,
+                outcome=A_RIGHT if entry.right == "first" else B_RIGHT,
+                runs=pairs[entry.seed],
+            )
+            for entry in comparison.flipped
+        ],
+    )
+
+
+def _settings(comparison: Comparison) -> list[dict[str, str]]:
+    return [
+        {"setting": entry.name, "A": entry.first, "B": entry.second, "": "not comparable" if entry.breaks else ""}
+        for entry in comparison.settings
+    ]
 
 
 def _print(comparison: Comparison) -> None:
@@ -68,11 +156,7 @@ def _print(comparison: Comparison) -> None:
     for warning in comparison.warnings:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo("\nWhat was set differently:")
-    rows = [
-        {"setting": entry.name, "A": entry.first, "B": entry.second, "": "not comparable" if entry.breaks else ""}
-        for entry in comparison.settings
-    ]
-    print_rows(rows, False)
+    print_rows([*_settings(comparison)], False)
     for task in comparison.tasks:
         _print_task(task)
     entries = [entry for task in comparison.tasks for entry in task.differences]

@@ -57,3 +57,28 @@ def test_a_mistake_ends_with_three_lines_and_exit_code_2(runs: Path) -> None:
     done = RUNNER.invoke(app, ["compare", "clip", "dinov2", "--out", str(runs)])
     assert done.exit_code == 2
     assert done.stderr.startswith("error: 'dinov2' is no run, no run folder and no encoder that was run\n  where: ")
+
+
+def test_page_has_all_flipped_answers_and_the_console_only_those_asked_for(runs: Path, tmp_path: Path) -> None:
+    target = tmp_path / "page.html"
+    arguments = ["compare", "clip", "siglip", "--out", str(runs), "--draws", "499"]
+    plain = RUNNER.invoke(app, [*arguments, "--flips", "2"])
+    done = RUNNER.invoke(app, [*arguments, "--flips", "2", "--html", str(target)])
+    assert done.exit_code == 0, done.output
+    assert done.stdout == plain.stdout
+    assert f"written: {target}" in done.stderr
+    page = target.read_text(encoding="utf-8")
+    assert page.count('<details class="question"') == 60
+    assert "no picture: the data of &#39;mini-seed&#39; at hand are not those of the run" in page
+    for cell in ("accuracy %", "better"):
+        assert cell in done.stdout
+        assert cell in page
+
+
+def test_page_that_cannot_be_written_names_its_flag(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "file.txt").write_text("mine", encoding="utf-8")
+    done = RUNNER.invoke(
+        app, ["compare", "clip", "siglip", "--out", str(runs), "--draws", "499", "--html", str(tmp_path / "file.txt")]
+    )
+    assert done.exit_code == 2
+    assert f"where: --html {tmp_path / 'file.txt'}" in done.stderr
