@@ -163,7 +163,10 @@ def _ahead(part: _Part, jobs: Sequence[Job], precision: Precision | None, *, run
     forecast = replace(forecast, suite=part.suite, guidance=part.text)
     if not part.wants_guide:  # what a guide costs depends on its weights
         forecast = _with_times(forecast, measured(RunStore(runs), job))
-    if is_embedded(job.encoder) and job.protocol.variants == "mini" and not part.wants_guide:
+    if part.suite == "understanding" and job.protocol.section(part.suite).get("data") is not None:
+        note = "which steps are cached was not looked up: their keys need the weights and the lists of conversations"
+        forecast = replace(forecast, notes=(*forecast.notes, note))
+    elif is_embedded(job.encoder) and job.protocol.variants == "mini" and not part.wants_guide:
         forecast = look_up(forecast, jobs, StepCache(cache))
     else:
         note = "which steps are cached was not looked up: their keys need the weights of the encoder"
