@@ -52,7 +52,7 @@ def test_a_suite_and_a_protocol_that_never_met_are_said(store: RunStore, make: A
     assert [table.protocol for table in leaderboard(store, suite="generation")] == ["rae"]
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".md", ".tex", ".json"])
+@pytest.mark.parametrize("suffix", [".csv", ".md", ".tex", ".json", ".html"])
 def test_export_writes_the_format_of_the_suffix(store: RunStore, tmp_path: Path, suffix: str) -> None:
     tables = leaderboard(store)
     path = tmp_path / "new" / f"table{suffix}"
@@ -66,7 +66,7 @@ def test_an_unknown_suffix_lists_the_known_ones(tmp_path: Path, name: str, what:
     with pytest.raises(ConfigError) as caught:
         export([], tmp_path / name)
     assert caught.value.what.startswith(what)
-    assert caught.value.fix == "name a file that ends with one of: .csv, .md, .tex, .json"
+    assert caught.value.fix.startswith("name a file that ends with one of: .csv, .md, .tex, .html, .json, .parquet")
     assert not (tmp_path / name).exists()
 
 
@@ -88,7 +88,7 @@ def test_reading_records_and_printing_them_loads_no_heavy_package(store: RunStor
     code = (
         "import sys; from pathlib import Path; from ovbench.results.leaderboard import leaderboard, render_as;"
         "from ovbench.results.store import RunStore; t = leaderboard(RunStore(Path(sys.argv[1])));"
-        "[render_as(t, f) for f in ('console', 'csv', 'md', 'tex', 'json')];"
+        "[render_as(t, f) for f in ('console', 'csv', 'md', 'tex', 'json', 'html')];"
         "import json; print(json.dumps([m for m in ('torch', 'numpy', 'pandas', 'pyarrow') if m in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(store.root)], check=True, capture_output=True, text=True)
