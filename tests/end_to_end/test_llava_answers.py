@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,10 @@ def test_another_way_of_scoring_is_named_in_record_and_answers_and_chooses_the_l
     assert record.protocol.content["scoring"] == way
     rows = asked.rows(way)
     rows = rows[rows["task"] == task]
-    for row in rows.itertuples():
-        likeliest = max(range(len(row.options)), key=lambda place, own=row: own.option_scores[place])
-        assert row.chosen == row.options[likeliest]
-        assert row.correct == (row.chosen == row.answer)
+    for row in json.loads(rows.to_json(orient="records")):
+        scores = list(row["option_scores"])
+        assert row["chosen"] == row["options"][scores.index(max(scores))]
+        assert row["correct"] == (row["chosen"] == row["answer"])
 
 
 def test_open_questions_have_no_options_to_rank(asked: Asked) -> None:

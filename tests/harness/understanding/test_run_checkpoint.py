@@ -15,7 +15,7 @@ from ovbench.harness.understanding.checkpoint_folder import load_checkpoint
 from ovbench.harness.understanding.export import export_checkpoint
 from ovbench.harness.understanding.llava import build_llava, save_llava
 from ovbench.harness.understanding.run_checkpoint import checkpoint_of_run
-from ovbench.harness.understanding.section_config import parse_llava_section
+from ovbench.harness.understanding.section_config import read_section
 from ovbench.results.store import read_record
 
 RECORD = Path(__file__).parents[2] / "golden" / "records" / "v2.json"
@@ -34,7 +34,7 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_json(folder / "record.json", content)
     record = read_record(folder / "record.json")
     entry = tmp_path / "cache" / "llava_stage2" / KEY
-    model = build_llava(parse_llava_section(record.protocol.content["understanding"]), record.encoder.dim, seed=4)
+    model = build_llava(read_section(record.protocol.content["understanding"]).llava, record.encoder.dim, seed=4)
     save_llava(entry / "llava.safetensors", model, with_language_model=True, metadata={})
     write_json(entry / MANIFEST, {"files": describe_files(entry)})
     return folder
