@@ -89,7 +89,7 @@ def test_another_way_of_scoring_is_named_in_record_and_answers_and_chooses_the_l
     assert record.protocol.content["scoring"] == way
     rows = asked.rows(way)
     rows = rows[rows["task"] == task]
-    for row in json.loads(rows.to_json(orient="records")):
+    for row in json.loads(str(rows.to_json(orient="records"))):
         scores = list(row["option_scores"])
         assert row["chosen"] == row["options"][scores.index(max(scores))]
         assert row["correct"] == (row["chosen"] == row["answer"])
