@@ -13,37 +13,39 @@ def render(tables: Sequence[ComparisonTable]) -> str:
     return "\n".join(_document(lay_out(table)) for table in tables)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Returns text in which no character has a meaning to Markdown."""
     for character in "\\|*_`<[":
         text = text.replace(character, f"\\{character}")
     return text
 
 
 def _document(printed: Printed) -> str:
-    lines = [f"### {_escaped(printed.title)}", ""]
+    lines = [f"### {escaped(printed.title)}", ""]
     for section in printed.sections:
-        lines += [f"**{_escaped(section.title)}**", ""] if section.title else []
+        lines += [f"**{escaped(section.title)}**", ""] if section.title else []
         lines += [*_grid(section, first=not section.title), ""]
     notes = [f"({position}) {note}" for position, note in enumerate(printed.footnotes, start=1)]
-    lines += [f"- {_escaped(line)}" for line in (*printed.legend, *notes)]
+    lines += [f"- {escaped(line)}" for line in (*printed.legend, *notes)]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def _grid(section: Section, *, first: bool) -> list[str]:
     heads = ["encoder", *(["seeds"] if first else [])]
-    heads += ["<br>".join(_escaped(line) for line in header) for header in section.headers]
-    lines = [_line(heads), _line(["---", *["---:"] * (len(heads) - 1)])]
+    heads += ["<br>".join(escaped(line) for line in header) for header in section.headers]
+    lines = [table_line(heads), table_line(["---", *["---:"] * (len(heads) - 1)])]
     for row, cells in section.rows:
-        lines.append(_line([_escaped(label(row)), *([seeds(row)] if first else []), *map(_cell, cells)]))
+        lines.append(table_line([escaped(label(row)), *([seeds(row)] if first else []), *map(_cell, cells)]))
     return lines
 
 
-def _line(fields: Sequence[str]) -> str:
+def table_line(fields: Sequence[str]) -> str:
+    """Returns one line of a table."""
     return f"| {' | '.join(fields)} |"
 
 
 def _cell(shown: Shown) -> str:
     value = f"**{shown.value}**" if shown.mark == "best" else shown.value
     note = f" ({shown.note})" if shown.note is not None else ""
-    interval = f" {_escaped(shown.interval)}" if shown.interval else ""
-    return f"{value}{_escaped(sign(shown.mark))}{note}{interval}"
+    interval = f" {escaped(shown.interval)}" if shown.interval else ""
+    return f"{value}{escaped(sign(shown.mark))}{note}{interval}"
