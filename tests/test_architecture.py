@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "cli_app": {"_base", "results"},  # parts of the command line, for itself alone
     "cli_data": {"_base", "tasks", "cli_app"},
     "cli_export": {"_base", "harness", "cli_app"},
-    "cli_compare": {"_base", "harness", "cli_app"},
+    "cli_compare": {"_base", "results", "harness", "cli_app"},
     "cli_fid": {"_base", "results", "harness", "cli_app", "cli_progress"},
     "cli_gen": {"_base", "harness", "cli_app", "cli_records"},
     "cli_run": {"_base", "harness", "cli_app", "cli_launch", "cli_records"},

@@ -144,10 +144,13 @@ def test_processes_that_begin_apart_share_the_encoding(encoder: Encoder, tmp_pat
     first, second = (features(encoder, cache, ids, batch_size=2, start=rank / 2) for rank in (0, 1))
     order: list[str] = []
 
-    def second_is_halfway(done: int, total: int) -> None:
+    def first_goes(done: int, total: int, **fields: float) -> None:
+        order.append(f"first {done}")
+
+    def second_is_halfway(done: int, total: int, **fields: float) -> None:
         order.append(f"second {done}")
         if done == 8:
-            first.fill(lambda done, total: order.append(f"first {done}"))
+            first.fill(first_goes)
 
     second.fill(second_is_halfway)
     assert order.index("first 16") < order.index("second 16")

@@ -117,7 +117,7 @@ def _specs_of(text: str, records: Iterable[RunRecord], specs: Sequence[str]) -> 
     if text in specs:
         return {text}
     found: set[str] = set()
-    for variants in {record.protocol.content.get("variants") for record in records} - {None}:
+    for variants in {str(known["variants"]) for record in records if "variants" in (known := record.protocol.content)}:
         try:
             spec = parse_encoder(text, protocol=variants).canonical
         except OvbenchError:
