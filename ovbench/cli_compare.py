@@ -220,8 +220,11 @@ def _name(entry: MetricDifference) -> str:
 def _shown(entry: MetricDifference, value: float | None, sign: str = "") -> str:
     if value is None:
         return "—"
-    scale = 100.0 if entry.unit == "fraction" else 1.0
-    return f"{scale * value:{sign}.2f}" if entry.unit in ("fraction", "points") else f"{value:{sign}.4g}"
+    from ovbench.results.formats.layout import scale
+
+    # One digit more than in tables: two encoders may be a few hundredths of a percent apart.
+    digits = ".2f" if entry.unit in ("fraction", "points") else ".4g"
+    return f"{scale(value, entry.unit):{sign}{digits}}"
 
 
 def _range(entry: MetricDifference, interval: Interval) -> str:

@@ -65,26 +65,17 @@ def _render(found: Rescored, output_format: str) -> str:
         from ovbench._base.files import to_json
 
         return to_json(found.rows())
+    from ovbench.results.formats.plain_rows import to_csv, to_markdown
+
     if output_format == "csv":
-        return _csv(found.rows())
+        return to_csv(found.rows())
     rows = [_shown(score) for score in found.scores if _is_printed(score)]
     if output_format == "md":
-        return _markdown(rows)
+        return to_markdown(rows)
     from ovbench.results.formats.to_console import render_rows
 
     title = f"{found.run_id} · {found.encoder} · control {found.scores[0].control}"
     return f"{title}\n{render_rows(rows)}"
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    import csv
-    import io
-
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
 
 
 def _is_printed(score: ProtocolScore) -> bool:
@@ -109,9 +100,3 @@ def _shown(score: ProtocolScore) -> dict[str, Any]:
         "read otherwise": "" if score.num_read_otherwise is None else f"{score.num_read_otherwise} of {score.n}",
         "how": score.reason or (score.how if score.headline else ""),
     }
-
-
-def _markdown(rows: list[dict[str, Any]]) -> str:
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row.values()) + " |" for row in rows]
-    return "\n".join(lines) + "\n"

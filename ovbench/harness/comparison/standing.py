@@ -1,6 +1,6 @@
 """Several encoders on one score: every pair tested, Holm's correction over all pairs, tied groups, ranks, the best.
 
-This is what a table may mark: `best` only where a paired test tells an encoder from every other one, ties where not.
+From Python; no table uses it. `best` only where a paired test tells an encoder from every other one, ties where not.
 """
 
 from __future__ import annotations

@@ -14,35 +14,37 @@ def render(tables: Sequence[ComparisonTable | Sheet]) -> str:
     return "\n".join(_document(lay_out(table)) for table in tables)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Returns text in which no character has a meaning to Markdown."""
     for character in "\\|*_`<[":
         text = text.replace(character, f"\\{character}")
     return text
 
 
 def _document(printed: Printed) -> str:
-    lines = [f"### {_escaped(printed.title)}", ""]
+    lines = [f"### {escaped(printed.title)}", ""]
     for section in printed.sections:
-        lines += [f"**{_escaped(section.title)}**", ""] if section.title else []
+        lines += [f"**{escaped(section.title)}**", ""] if section.title else []
         lines += [*_grid(section), ""]
     notes = [f"({position}) {note}" for position, note in enumerate(printed.footnotes, start=1)]
-    lines += [f"- {_escaped(line)}" for line in (*printed.legend, *notes)]
+    lines += [f"- {escaped(line)}" for line in (*printed.legend, *notes)]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def _grid(section: Section) -> list[str]:
-    heads = ["<br>".join(_escaped(line) for line in header) for header in section.headers]
+    heads = ["<br>".join(escaped(line) for line in header) for header in section.headers]
     sides = ["---"] * section.left + ["---:"] * (len(heads) - section.left)
-    return [_line(heads), _line(sides), *(_line([*map(_cell, line.cells)]) for line in section.rows)]
+    return [table_line(heads), table_line(sides), *(table_line([*map(_cell, line.cells)]) for line in section.rows)]
 
 
-def _line(fields: Sequence[str]) -> str:
+def table_line(fields: Sequence[str]) -> str:
+    """Returns one line of a table."""
     return f"| {' | '.join(fields)} |"
 
 
 def _cell(shown: Shown) -> str:
-    text = _escaped(shown.value)
+    text = escaped(shown.value)
     value = f"**{text}**" if shown.mark == "best" else text
     note = f" ({shown.note})" if shown.note is not None else ""
-    interval = f" {_escaped(shown.interval)}" if shown.interval else ""
-    return f"{value}{_escaped(sign(shown.mark))}{note}{interval}"
+    interval = f" {escaped(shown.interval)}" if shown.interval else ""
+    return f"{value}{escaped(sign(shown.mark))}{note}{interval}"
