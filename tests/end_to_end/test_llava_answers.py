@@ -88,10 +88,10 @@ def test_another_way_of_scoring_is_named_in_record_and_answers_and_chooses_the_l
     assert record.protocol.content["scoring"] == way
     rows = asked.rows(way)
     rows = rows[rows["task"] == task]
-    for row in rows.itertuples():
-        likeliest = max(range(len(row.options)), key=lambda place, own=row: own.option_scores[place])
-        assert row.chosen == row.options[likeliest]
-        assert row.correct == (row.chosen == row.answer)
+    for row in rows.to_dict("records"):
+        scored = dict(zip(row["options"], row["option_scores"], strict=True))
+        assert row["chosen"] == max(scored, key=scored.__getitem__)
+        assert row["correct"] == (row["chosen"] == row["answer"])
 
 
 def test_open_questions_have_no_options_to_rank(asked: Asked) -> None:

@@ -104,7 +104,7 @@ def assert_same_answers(folder: Path, record: RunRecord, trained: Trained) -> No
     theirs = RunStore(trained.folder / "runs").samples(trained.record.run_id)
     for name in ("task", "control", "item_id", "raw", "correct"):
         assert ours[name].tolist() == theirs[name].tolist(), name
-    assert theirs["raw"].nunique() > 5  # otherwise nothing is shown
+    assert len(set(theirs["raw"].tolist())) > 5  # otherwise nothing is shown
     for one, other in zip(ours["option_scores"], theirs["option_scores"], strict=True):
         assert (one is None) == (other is None)
         if one is not None:

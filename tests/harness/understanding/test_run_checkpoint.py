@@ -48,6 +48,7 @@ def test_run_leads_to_its_weights_encoder_and_tap(run_folder: Path) -> None:
     found = checkpoint_of_run(run_folder)
     record = read_record(run_folder / "record.json")
     assert found.weights == weights(run_folder)
+    assert found.tap is not None
     assert (found.encoder, found.dim, found.tap.layer) == (record.encoder.spec, record.encoder.dim, "final")
 
 
