@@ -15,7 +15,8 @@ body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem; }
 section { margin-bottom: 3rem; overflow-x: auto; }
 h2 { font-size: 1.1rem; } h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
 table { border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid; }
-th, td { padding: .25rem .7rem; text-align: right; font-variant-numeric: tabular-nums; vertical-align: bottom; }
+th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap;
+  font-variant-numeric: tabular-nums; vertical-align: bottom; }
 th.text, td.text { text-align: left; }
 thead th { border-bottom: 1px solid; }
 th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid; }

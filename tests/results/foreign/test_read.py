@@ -17,8 +17,7 @@ LMMS: dict[str, Any] = {
     "results": {
         "pope": {
             "alias": "pope", "pope_accuracy,none": 0.8733, "pope_accuracy_stderr,none": "N/A",
-            "pope_f1_score,none": 0.86,
-            "pope_f1_score_stderr,none": 0.004, "submission,none": None, " ": " ",
+            "pope_f1_score,none": 0.86, "pope_f1_score_stderr,none": 0.004, "submission,none": None, " ": " ",
         }
     },
     "group_subtasks": {"pope": []},

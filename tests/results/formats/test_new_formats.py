@@ -47,7 +47,7 @@ def test_two_builds_of_the_same_records_are_byte_identical(make: Any, tmp_path: 
 
 
 def test_the_csv_loads_in_pandas_with_the_documented_types(everything: list[Any]) -> None:
-    dtypes: Any = {name: DTYPES.get(kind, "string") for name, kind in TYPES.items()}
+    dtypes: dict[Any, Any] = {name: DTYPES.get(kind, "string") for name, kind in TYPES.items()}
     # `control` holds the word none, which is a value here.
     frame = pandas.read_csv(
         io.StringIO(to_csv.render(everything)), dtype=dtypes, keep_default_na=False, na_values=[""],
@@ -161,8 +161,7 @@ def test_latex_is_balanced_and_needs_booktabs_alone(everything: list[Any]) -> No
     assert commands <= {
         "begin", "end", "centering", "small", "caption", "toprule", "midrule", "bottomrule", "textbf", "par", "medskip",
         "smallskip", "footnotesize", "pm", "uparrow", "downarrow", "cdot", "times", "ldots", "textbackslash",
-        "textless",
-        "textgreater", "textasciitilde", "textasciicircum", "S",
+        "textless", "textgreater", "textasciitilde", "textasciicircum", "S",
     }  # fmt: skip
     assert not re.findall(r"(?<!\\)[#%_]", text)
     grids = re.findall(r"\\begin{tabular}{(.*?)}\n(.*?)\\end{tabular}", text, flags=re.S)
