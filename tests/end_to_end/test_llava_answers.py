@@ -17,7 +17,7 @@ from ovbench.results.record import RunRecord
 from ovbench.results.store import RunStore
 from tests.end_to_end.llava_parts import LLM, run_here, scores, write_data, write_given, write_protocol
 
-TASKS = ("pope", "seedbench", "gqa")
+TASKS = ("mme", "seedbench", "gqa")
 WAYS: dict[str, dict[str, Any]] = {
     "usual": {},
     "padded": {"packing": "padded"},
@@ -58,7 +58,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Asked:
             )
         patch.setenv("OVBENCH_CACHE", str(folder / "cache-usual"))
         records["constrained"] = run_here(
-            protocol, folder / "constrained", tasks=["pope"], data=data, llava=given, scoring="constrained"
+            protocol, folder / "constrained", tasks=["mme"], data=data, llava=given, scoring="constrained"
         )
     return Asked(folder=folder, records=records, events=events)
 
@@ -72,10 +72,10 @@ def test_packing_and_reference_change_no_answer_and_no_name_of_a_step(asked: Ask
     assert keys[0] == keys[1]
     assert asked.records[way].protocol == asked.records["usual"].protocol
     # It was asked, and not found.
-    assert any(event.state == "finished" and event.step == "answers (pope)" for event in asked.events[way])
+    assert any(event.state == "finished" and event.step == "answers (mme)" for event in asked.events[way])
 
 
-@pytest.mark.parametrize(("way", "task"), [("ppl", "pope"), ("ppl", "seedbench"), ("constrained", "pope")])
+@pytest.mark.parametrize(("way", "task"), [("ppl", "mme"), ("ppl", "seedbench"), ("constrained", "mme")])
 def test_another_way_of_scoring_is_named_in_record_and_answers_and_chooses_the_likeliest(
     asked: Asked, way: str, task: str
 ) -> None:

@@ -145,6 +145,7 @@ def command(trained: Trained, folder: Path, *words: str, launcher: tuple[str, ..
     return read_record(path)
 
 
+@pytest.mark.slow  # the default run compares the weights of two processes: test_train_processes.py
 def test_two_processes_give_the_scores_of_one(trained: Trained, tmp_path: Path) -> None:
     record = command(trained, tmp_path, launcher=TWO)
     assert_same_answers(tmp_path, record, trained)
