@@ -39,9 +39,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 
 setup: $(VENV)/.dev  ## virtual environment with everything that the other verbs need
 
-demo: $(VENV)/.core  ## the main job: four encoders on understanding, comparison table, leaderboard.csv
+demo: $(VENV)/.core  ## the main job: four encoders on understanding, comparison tables, report.html
 	$(BIN)/ovbench run $(foreach name,$(ENCODERS),--encoder $(name)) --suite understanding
-	$(BIN)/ovbench leaderboard --suite understanding --export leaderboard.csv
+	$(BIN)/ovbench leaderboard --suite understanding $(foreach kind,csv md tex html,--export leaderboard.$(kind))
+	$(BIN)/ovbench report --out report.html
 
 check: $(VENV)/.dev  ## linter, formatter, type checker
 	$(BIN)/ruff check .

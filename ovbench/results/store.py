@@ -25,7 +25,6 @@ SAMPLE_COLUMNS = (
     "options", "option_scores", "answers", "extra", "score",
 )  # fmt: skip
 # Columns that older files lack → what they hold then. `extra` is stored as JSON text and read as a mapping.
-BESIDE = ("lmms-eval", "slurm")  # folders of other programs' output, beside those of runs
 _ADDED: Mapping[str, Any] = {"answers": (), "extra": "{}", "score": None}
 
 
@@ -91,7 +90,7 @@ class RunStore:
             return []
         found: list[Path] = []
         for folder in sorted(self.root.iterdir()):
-            if not folder.is_dir() or folder.name.startswith(".") or folder.name in BESIDE:
+            if not folder.is_dir() or folder.name.startswith("."):
                 continue
             if not (folder / RECORD).is_file():
                 log.warning("skipped %s: it has no %s, so its run did not end", folder, RECORD)

@@ -16,24 +16,11 @@ from ovbench.harness.understanding.config import LlavaConfig
 from ovbench.harness.understanding.data import TrainingData
 from ovbench.harness.understanding.feature_steps import FeatureSteps
 from ovbench.harness.understanding.gate import check_stage1
-from ovbench.harness.understanding.language_model import load_tokenizer
 from ovbench.harness.understanding.llava import load_llava
 from ovbench.harness.understanding.setting import Setting, check_training_data
-from ovbench.harness.understanding.templates import template
 from ovbench.harness.understanding.train import train_llava
 
 WEIGHTS = "llava.safetensors"
-
-
-def check_language_model(config: LlavaConfig) -> None:
-    """Looks at the tokenizer and the templates of both stages, which takes no time; weights are read later.
-
-    Raises:
-        ConfigError: There is no tokenizer, or a template does not fit it.
-    """
-    tokenizer = load_tokenizer(config.language_model)
-    for stage in (1, 2):
-        template(config.stage(stage).template, stop=tokenizer.eos_token, tokenizer=tokenizer)
 
 
 class TrainingSteps:
@@ -110,10 +97,8 @@ class TrainingSteps:
         """Refuses what would end the training, before pictures are encoded for hours."""
         if self._checked:
             return
-        config, processes = self.setting.config, self.setting.processes
         for stage in (1, 2):
-            processes.share(config.stage(stage).batch_size, "a batch")
-        check_language_model(config)
+            self.setting.processes.share(self.setting.config.stage(stage).batch_size, "a batch")
         if not self.setting.preflights:
             check_training_data(self.setting)
         self._checked = True

@@ -26,7 +26,7 @@ def render(template: str, values: Mapping[str, Any]) -> str:
     Raises:
         DependencyError: jinja2 is not installed.
     """
-    jinja2 = require("jinja2", extra="report", purpose="the report")
+    jinja2 = require("jinja2", purpose="the report")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE / "templates"),
         autoescape=True,
