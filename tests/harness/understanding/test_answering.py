@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -19,6 +20,7 @@ import torch
 
 from ovbench._base.errors import ConfigError, DataError, RecordError
 from ovbench._base.files import read_jsonl
+from ovbench.harness.understanding import evaluate
 from ovbench.harness.understanding.answer_requests import Request
 from ovbench.harness.understanding.engine import AnswerEngine
 from ovbench.harness.understanding.evaluate import answer
@@ -185,6 +187,29 @@ def test_sigkill_while_answering_and_a_second_start_give_the_same_file(
     assert 12 <= len(read_jsonl(cut)) < 36
     run(model, cut)
     assert cut.read_bytes() == whole.read_bytes()
+
+
+def test_a_full_disk_ends_the_answering_and_loses_nothing(
+    model: Llava, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    run(model, whole)
+    append, calls = evaluate.append_jsonl, 0
+
+    def full(path: Path, rows: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(path, rows)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluate, "append_jsonl", full)
+        with pytest.raises(OSError, match="No space left"):
+            run(model, out)
+    assert 0 < len(read_jsonl(out)) < len(read_jsonl(whole))
+    run(model, out)
+    assert out.read_bytes() == whole.read_bytes()
 
 
 def test_the_same_question_in_two_rows_is_asked_once_and_stays_two_rows(model: Llava, tmp_path: Path) -> None:
