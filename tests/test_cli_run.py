@@ -74,7 +74,7 @@ def test_slurm_gets_a_job_per_encoder_and_seed_with_every_word(sent: list[dict[s
     (found,) = sent
     assert (found["gpus"], found["nodes"], found["time"], found["partition"]) == (8, 2, 60, "gpu")
     assert found["more"] == {"slurm_account": "lab"}
-    assert found["folder"] == Path("records/slurm")
+    assert found["folder"] == Path("records/.slurm")
     assert len(found["jobs"]) == 4
     arguments = found["jobs"][0].arguments
     assert arguments[0] == "run"

@@ -99,6 +99,8 @@ def open_setting(job: Job) -> Setting:
     encoder = load_encoder(job.encoder, device=str(processes.device), dtype=job.dtype)
     training = None if options.llava is not None else _training_data(section, options)
     if training is not None and (section.data is not None or options.language_model is not None):
+        if not Path(config.language_model).expanduser().is_dir():
+            language_model_identity(config.language_model)  # one question to the hub tells whether it can be had
         check_language_model(config.language_model, [config.stage(stage).template for stage in (1, 2)])
     given = None if options.llava is None else _given(job, section, options, encoder, processes)
     named = None if given is None else given.tap
