@@ -115,21 +115,15 @@ def assert_same_answers(folder: Path, record: RunRecord, trained: Trained) -> No
     assert [step.key for step in record.steps] == [step.key for step in trained.record.steps]
 
 
+def words_of(trained: Trained) -> tuple[str, ...]:
+    """Returns the command that trains what `trained` has."""
+    places = ("-p", str(trained.protocol), "--data", str(trained.data))
+    return ("run", "-e", "clip", *places, "--llm", LLM, "--limit", str(LIMIT))
+
+
 def command(trained: Trained, folder: Path, *words: str, launcher: tuple[str, ...] = ()) -> RunRecord:
     """Runs the command in processes of its own with an empty cache, and returns the record."""
-    own = (
-        "run",
-        "-e",
-        "clip",
-        "-p",
-        str(trained.protocol),
-        "--data",
-        str(trained.data),
-        "--llm",
-        LLM,
-        "--limit",
-        str(LIMIT),
-    )
+    own = words_of(trained)
     done = subprocess.run(
         [sys.executable, *launcher, "-m", "ovbench", *own, *words],
         # The two processes meet over a socket of this machine.
@@ -169,19 +163,7 @@ def test_a_batch_that_two_processes_cannot_share_is_refused_before_anything_is_e
     trained: Trained, tmp_path: Path
 ) -> None:
     launcher = (*TWO[:-1], "3")
-    own = (
-        "run",
-        "-e",
-        "clip",
-        "-p",
-        str(trained.protocol),
-        "--data",
-        str(trained.data),
-        "--llm",
-        LLM,
-        "--limit",
-        str(LIMIT),
-    )
+    own = words_of(trained)
     done = subprocess.run(
         [sys.executable, *launcher, "-m", "ovbench", *own],
         env={**environment(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])},

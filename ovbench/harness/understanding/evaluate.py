@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 
@@ -22,12 +22,12 @@ from ovbench.harness.understanding.answer_requests import MAX_POSITIONS, Reply, 
 from ovbench.harness.understanding.data import TokenSource
 from ovbench.harness.understanding.engine import BATCH_SIZE, AnswerEngine, Packing
 from ovbench.harness.understanding.llava import Llava
+from ovbench.harness.understanding.options_config import ScoringMode
 from ovbench.tasks.answers import LETTERS
 from ovbench.tasks.base import Prediction, Sample, TaskData, TaskSpec
 
 log = logging.getLogger(__name__)
 
-ScoringMode = Literal["ppl", "constrained"]
 CONTROLS = ("none", "shuffled", "blind")
 ANSWERS = "answers.jsonl"  # name of the file in a step's folder
 

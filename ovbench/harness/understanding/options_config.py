@@ -9,11 +9,11 @@ from typing import Any, Literal, cast, get_args
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.names import unknown
+from ovbench.harness.understanding.config import Sharding
 from ovbench.tasks.base import TaskSpec
 
 Packing = Literal["auto", "padded", "packed"]
 ScoringMode = Literal["ppl", "constrained"]
-Sharding = Literal["none", "fsdp2"]
 OnBad = Literal["refuse", "drop"]
 
 

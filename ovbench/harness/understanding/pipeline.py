@@ -29,11 +29,11 @@ from ovbench.harness.understanding.llava import Llava, load_llava
 from ovbench.harness.understanding.options_config import scoring_of
 from ovbench.harness.understanding.setting import Setting, open_setting
 from ovbench.harness.understanding.training_steps import WEIGHTS, TrainingSteps
+from ovbench.results.record import MAIN
 from ovbench.tasks.base import Prediction, TaskData, TaskSpec
 from ovbench.tasks.sources import load_data
 
 log = logging.getLogger(__name__)
-MAIN = "none"  # the control that is no control
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,16 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.files import read_json, write_json
 from ovbench.harness.training import Progress, no_progress
 from ovbench.harness.understanding.llava_json import LlavaJsonData
 from ovbench.harness.understanding.llava_rows import examine
+from ovbench.harness.understanding.options_config import OnBad
 
 log = logging.getLogger(__name__)
-OnBad = Literal["refuse", "drop"]
 _VERSION = 1
 _WINDOW = 4096  # images that are handed to the threads at a time
 _SHOWN = 3  # rows in an error
@@ -138,32 +138,6 @@ def preflight(
         )
     log.warning("%s; they are left out (--bad-rows drop), all named in %s", what, path)
     return report
-
-
-def sound_data(
-    data: LlavaJsonData,
-    *,
-    folder: Path,
-    workers: int = 8,
-    open_images: bool = True,
-    on_bad: OnBad = "refuse",
-    progress: Progress = no_progress,
-) -> tuple[LlavaJsonData, tuple[PreflightReport, PreflightReport]]:
-    """Returns what can be trained on, and the reports of both stages; see `preflight`.
-
-    Raises:
-        DataError: Rows of one stage are bad, and `on_bad` is `refuse`.
-    """
-    first, second = (
-        preflight(
-            data, stage, folder=folder, workers=workers, open_images=open_images, on_bad=on_bad, progress=progress
-        )
-        for stage in (1, 2)
-    )
-    for report in (first, second):
-        if report.bad:
-            data = data.without(report.stage, report.bad_numbers)
-    return data, (first, second)
 
 
 def _remembered(path: Path, *, images: Path, open_images: bool) -> set[str] | None:

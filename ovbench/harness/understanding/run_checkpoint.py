@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -86,11 +86,9 @@ def checkpoint_of_run(run_folder: Path) -> RunCheckpoint:
         projector = {key.removeprefix(PROJECTOR_PREFIX): tensors.get_tensor(key) for key in keys}
     dim, _ = stored_widths(projector, where=str(weights))
     recipe = read_section(section, where=str(run_folder / RECORD))
-    is_own = "llm" in record.protocol.content.get("given", {})  # in place of the protocol's
-    own = next((source.name for source in record.sources if is_own and source.role == "language model"), None)
     return RunCheckpoint(
         weights=weights,
-        config=recipe.llava if own is None else replace(recipe.llava, language_model=own),
+        config=recipe.llava,
         encoder=record.encoder.spec,
         tap=parse_encoder(record.encoder.spec).llm_tap or recipe.tap,
         aspect="pad" if recipe.answer_aspect == "pad" else None,

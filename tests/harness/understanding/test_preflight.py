@@ -10,8 +10,19 @@ from ovbench._base.errors import ConfigError, DataError
 from ovbench._base.files import read_json
 from ovbench.harness.understanding import llava_json
 from ovbench.harness.understanding.llava_json import LlavaJsonData
-from ovbench.harness.understanding.preflight import PreflightReport, preflight, report_name, sound_data
+from ovbench.harness.understanding.options_config import OnBad
+from ovbench.harness.understanding.preflight import PreflightReport, preflight, report_name
 from tests.harness.understanding.llava_training import dialogue_row, open_tree, turn, write_tree
+
+
+def sound_data(
+    data: LlavaJsonData, *, folder: Path, on_bad: OnBad = "refuse"
+) -> tuple[LlavaJsonData, tuple[PreflightReport, ...]]:
+    """Returns what both stages can be trained on, and their reports."""
+    reports = tuple(preflight(data, stage, folder=folder, on_bad=on_bad) for stage in (1, 2))
+    for report in reports:
+        data = data.without(report.stage, report.bad_numbers)
+    return data, reports
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from ovbench._base.errors import ConfigError, OvbenchError
 from ovbench.harness.events import Reporter, ignore
 from ovbench.harness.steps import StepCache
 from ovbench.harness.understanding.config import LlavaConfig, StageConfig
+from ovbench.harness.understanding.language_model import check_language_model
 from ovbench.harness.understanding.pipeline import UnderstandingRun
-from ovbench.harness.understanding.training_steps import check_language_model
 from tests.end_to_end.llava_parts import LLM, PROXY, plan, run_here, write_data, write_protocol
 
 Keys = Callable[..., tuple[str, str]]
@@ -89,10 +88,10 @@ def test_gate_that_refuses_ends_the_run_before_stage_2_and_stage_1_is_kept(data:
 
 def test_templates_of_both_stages_are_looked_at() -> None:
     recipe = LlavaConfig(language_model=LLM)
-    check_language_model(recipe)
+    check_language_model(recipe.language_model, [recipe.stage1.template, recipe.stage2.template])
     stage = StageConfig(steps=1, batch_size=1, lr=1e-3, template="chat")
     with pytest.raises(ConfigError, match="chat template"):
-        check_language_model(replace(recipe, stage2=stage))
+        check_language_model(recipe.language_model, [recipe.stage1.template, stage.template])
 
 
 def test_the_proxy_that_the_tests_change_is_that_of_the_package() -> None:
